@@ -1,0 +1,19 @@
+// The default reader: a pool of threads that pread with O_DIRECT, so that expert bytes do not pass through the page
+// cache. Files on which O_DIRECT is refused (tmpfs, some overlays) are read through the page cache and dropped from it.
+#pragma once
+
+#include "io/reader.h"
+
+#include <memory>
+
+namespace hobbit {
+
+struct PreadReaderOptions {
+    uint32_t n_threads = 4;    // reads in flight; experts are MB-sized, four saturate an NVMe drive
+    bool     direct    = true; // try O_DIRECT
+};
+
+// Opens `paths` (index = file_idx of the operations). Throws std::system_error if one cannot be opened.
+std::unique_ptr<Reader> make_pread_reader(const std::vector<std::string> & paths, const PreadReaderOptions & options = {});
+
+} // namespace hobbit

@@ -1,0 +1,141 @@
+// Brings experts into memory: what is missing is read, several reads at once, each matrix usable as it arrives.
+//
+// A miss gets a slot of the cache if the eviction policy grants one, and otherwise streams: its matrices pass one by one
+// through a small ring of buffers, in the order they are needed, and are gone after use. So a layer can be computed
+// whatever the size of the cache (even none), and a long prompt does not flush it.
+//
+// Locks: `mu_` guards the cache, the policy, the load states and the queue; it is never held while reading, computing
+// or calling the reader.
+#pragma once
+
+#include "base/mutex.h"
+#include "base/status.h"
+#include "base/types.h"
+#include "cache/arena.h"
+#include "cache/copy_layout.h"
+#include "cache/expert_cache.h"
+#include "io/reader.h"
+#include "policy/eviction.h"
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace hobbit {
+
+struct LoaderOptions {
+    uint64_t    expert_memory_bytes = 0;       // arenas of all slots together
+    double      lo_share            = 0.5;     // of expert_memory_bytes, for lo copies (if the model has any)
+    uint64_t    stream_bytes        = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
+    uint64_t    max_read_bytes      = 2 << 20; // longer extents are read in pieces of this, in parallel
+    std::string eviction            = "frequency";
+};
+
+struct LoaderStats {
+    uint64_t n_hits[n_precisions]     = {}; // an expert wanted by a layer step was resident and complete
+    uint64_t n_misses[n_precisions]   = {}; // ... was not
+    uint64_t n_streamed               = 0;  // misses that got no slot
+    uint64_t read_bytes[n_precisions] = {}; // of expert data, alignment padding excluded
+    uint64_t n_reads                  = 0;
+    uint64_t n_retries                = 0;
+    uint64_t n_evictions              = 0;
+    uint64_t stall_us                 = 0;  // compute waited for the drive
+    uint64_t resident_bytes[n_precisions] = {};
+};
+
+class LoadStep;
+
+class Loader {
+  public:
+    // Where the bytes of a copy's matrix are; file_idx is the reader's. Must be pure.
+    using ExtentOf = std::function<FileExtent(ExpertKey key, uint32_t part_idx)>;
+
+    // `layouts` and `reader` are borrowed for the loader's life. `n_expert` is [n_layers].
+    // Throws std::bad_alloc, std::invalid_argument (unknown eviction policy).
+    Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, ExtentOf extent_of, Reader & reader,
+           const LoaderOptions & options);
+    // Waits for the reads in flight. REQUIRES: no LoadStep lives.
+    ~Loader();
+    Loader(const Loader &)             = delete;
+    Loader & operator=(const Loader &) = delete;
+
+    // Tells the eviction policy what a layer routed: expert_idxs is [n_tokens][n_used].
+    void on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens);
+
+    // Whether each copy is resident and complete. expert_idxs [n], resident [n].
+    void query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n, bool * resident) const;
+
+    // Pins the copies that are resident, starts reading the others. `keys` are distinct, of one layer, in the order in
+    // which they will be needed; `part_order` lists that layer's part indices in the order of use (for each precision the
+    // same). Never waits for the drive.
+    std::unique_ptr<LoadStep> begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
+                                    Admission admission);
+
+    // A new sequence begins.
+    void reset_sequence();
+
+    const std::byte * arena(int32_t class_idx) const { return arenas_[class_idx].data(); }
+    uint32_t          n_slots(int32_t class_idx) const;
+    uint64_t          arena_bytes() const;  // slots
+    uint64_t          stream_bytes() const; // stream buffers
+
+    LoaderStats stats() const;
+
+    // Whether each expert is resident: [n_expert] of 0 absent, 1 loading, 2 ready.
+    std::vector<uint8_t> residency(uint16_t layer_idx, Precision precision) const;
+
+    // Recomputes counters and cross-checks cache, loads and buffers; aborts with a message on a difference.
+    void check_invariants() const;
+
+    // Drops every unpinned copy (a benchmark's cold start).
+    void clear();
+
+  private:
+    friend class LoadStep;
+    struct Impl;
+    std::vector<Arena>    arenas_; // [class]
+    std::unique_ptr<Impl> impl_;
+};
+
+// The experts of one layer for one batch, pinned until it is destroyed. Used by one thread.
+class LoadStep {
+  public:
+    ~LoadStep(); // unpins; reads still in flight go on and keep their own hold on slot or buffer
+
+    struct Lease {
+        ExpertKey key;
+        SlotRef   slot;        // none: streamed
+        bool      hit = false; // it was complete when the step began
+    };
+    const std::vector<Lease> & leases() const { return leases_; }
+    bool                       all_hit() const;
+
+    // True when this part can be computed now.
+    bool ready(uint32_t lease_idx, uint32_t part_idx) const;
+
+    // Start of the part's data; valid once it is ready, until release_part() or the end of the step.
+    const std::byte * data(uint32_t lease_idx, uint32_t part_idx) const;
+
+    // Blocks until at least one of `wanted` (lease indices) has `part_idx`; moves all that have from `wanted` to
+    // `arrived`. An error if one of them cannot be read (after one retry): the message has path, offset and errno.
+    // REQUIRES: `wanted` is not empty.
+    Status wait_any(uint32_t part_idx, std::vector<uint32_t> & wanted, std::vector<uint32_t> & arrived);
+
+    // The part was used and is not needed again in this step; a streamed one gives its buffer back.
+    void release_part(uint32_t lease_idx, uint32_t part_idx);
+
+  private:
+    friend class Loader;
+    LoadStep(Loader::Impl & loader, std::vector<Lease> leases);
+
+    Loader::Impl &     loader_;
+    std::vector<Lease> leases_;
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+} // namespace hobbit
