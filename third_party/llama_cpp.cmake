@@ -6,7 +6,11 @@ function(hobbit_find_llama_cpp out_dir)
     set(dir ${HOBBIT_LLAMA_CPP_DIR})
   else()
     set(name llama_cpp_python-${HOBBIT_LLAMA_CPP_PYTHON_VERSION})
-    set(root ${CMAKE_CURRENT_BINARY_DIR}/${name})
+    set(root ${CMAKE_CURRENT_BINARY_DIR})
+    if(HOBBIT_DOWNLOAD_DIR)
+      set(root ${HOBBIT_DOWNLOAD_DIR})
+    endif()
+    string(APPEND root /${name})
     set(dir ${root}/${name}/vendor/llama.cpp)
     if(NOT EXISTS ${dir}/ggml/src/ggml-backend-impl.h)
       hobbit_download_sdist(${root} ${name})
@@ -21,13 +25,14 @@ function(hobbit_find_llama_cpp out_dir)
   set(${out_dir} ${dir} PARENT_SCOPE)
 endfunction()
 
-# pip keeps the archive in its cache, so that only the first build downloads it.
+# pip keeps the archive in its cache, so that only the first build downloads it. pip also asks the archive for its
+# metadata, for which it needs the archive's own build requirements: as wheels, in an environment of its own.
 function(hobbit_download_sdist root name)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   message(STATUS "Fetching the headers of llama-cpp-python ${HOBBIT_LLAMA_CPP_PYTHON_VERSION} with pip")
   execute_process(
-    COMMAND ${Python3_EXECUTABLE} -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all:
-      --no-build-isolation --dest ${root} llama-cpp-python==${HOBBIT_LLAMA_CPP_PYTHON_VERSION}
+    COMMAND ${Python3_EXECUTABLE} -m pip download --quiet --disable-pip-version-check --no-deps
+      --no-binary llama-cpp-python --dest ${root} llama-cpp-python==${HOBBIT_LLAMA_CPP_PYTHON_VERSION}
     RESULT_VARIABLE result ERROR_VARIABLE error)
   if(NOT EXISTS ${root}/${name}.tar.gz)
     message(FATAL_ERROR "pip could not download llama-cpp-python ${HOBBIT_LLAMA_CPP_PYTHON_VERSION}'s sdist (exit "

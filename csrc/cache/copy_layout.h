@@ -61,6 +61,9 @@ struct CopyLayouts {
 // `align` is the drive's alignment, a power of two.
 CopyLayouts make_copy_layouts(const std::vector<CopySpec> & specs, uint64_t align);
 
+// Bytes of the largest matrix of any copy.
+uint64_t largest_part_bytes(const CopyLayouts & layouts);
+
 // Splits `budget_bytes` over the classes: first `lo_share` of it to the lo classes together (0 if there are none), then
 // in proportion to what all copies of a class would take, never more slots than copies. [n_classes] slots.
 std::vector<uint32_t> split_budget(const std::vector<SizeClass> & classes, uint64_t budget_bytes, double lo_share);

@@ -22,6 +22,7 @@ struct FakeReaderOptions {
     std::vector<FakeReadEvent> events;
 };
 
-std::unique_ptr<Reader> make_fake_reader(std::vector<std::vector<std::byte>> files, const FakeReaderOptions & options = {});
+std::unique_ptr<Reader> make_fake_reader(std::vector<std::vector<std::byte>> files,
+                                         const FakeReaderOptions & options = {});
 
 } // namespace hobbit

@@ -80,6 +80,9 @@ class Loader {
 
     const std::byte * arena(int32_t class_idx) const { return arenas_[class_idx].data(); }
     uint32_t          n_slots(int32_t class_idx) const;
+    // Memory of the stream buffers that a loader with this `stream_bytes` option would make.
+    static uint64_t stream_ring_bytes(const CopyLayouts & layouts, uint32_t align, uint64_t stream_bytes);
+
     uint64_t          arena_bytes() const;  // slots
     uint64_t          stream_bytes() const; // stream buffers
 

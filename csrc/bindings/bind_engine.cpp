@@ -1,0 +1,73 @@
+#include "bindings/bindings.h"
+#include "engine/engine.h"
+
+#include <pybind11/stl.h>
+
+namespace py = pybind11;
+
+namespace hobbit {
+
+namespace {
+
+Loader & loader_of(Engine & engine) {
+    if (engine.loader() == nullptr) {
+        throw std::logic_error("set_expert_memory() was not called");
+    }
+    return *engine.loader();
+}
+
+} // namespace
+
+void bind_engine(py::module_ & m) {
+    py::class_<EngineOptions>(m, "EngineOptions")
+        .def(py::init<>())
+        .def_readwrite("lo_path", &EngineOptions::lo_path)
+        .def_readwrite("inner_device", &EngineOptions::inner_device)
+        .def_readwrite("n_io_threads", &EngineOptions::n_io_threads)
+        .def_readwrite("direct_io", &EngineOptions::direct_io);
+
+    py::class_<Engine>(m, "Engine")
+        .def(py::init<const std::string &, const EngineOptions &>(), py::arg("path"), py::arg("options"),
+             py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("is_moe", [](const Engine & e) { return e.store().is_moe(); })
+        .def_property_readonly("has_lo", &Engine::has_lo)
+        .def_property_readonly("n_expert_used", &Engine::n_expert_used)
+        .def_property_readonly("dense_bytes", [](const Engine & e) { return e.store().dense_bytes(); })
+        .def_property_readonly("expert_bytes", [](const Engine & e) { return e.store().expert_bytes(); })
+        .def_property_readonly("lo_expert_bytes", &Engine::lo_expert_bytes)
+        .def_property_readonly("token_slot_bytes", &Engine::token_slot_bytes,
+                               "Slots for one token's experts of one layer, every size class counted.")
+        .def_property_readonly("all_slots_bytes", &Engine::all_slots_bytes, "Slots for every expert in hi.")
+        .def_property_readonly("paths", [](const Engine & e) { return e.model().paths(); })
+        .def_property_readonly("architecture", [](const Engine & e) { return e.model().get_string("general.architecture"); })
+        .def("get_int", [](const Engine & e, const std::string & key, int64_t fallback) { return e.model().get_int(key, fallback); },
+             py::arg("key"), py::arg("fallback"), "Integer metadata of the model; for arrays their largest element.")
+        // Addresses for llama.cpp's C structures.
+        .def_property_readonly("device_address", [](const Engine & e) { return reinterpret_cast<uintptr_t>(e.device()); })
+        .def_property_readonly("buffer_type_address", [](Engine & e) { return reinterpret_cast<uintptr_t>(e.buffer_type()); })
+        .def("open_stream", [](Engine & e) { return reinterpret_cast<uintptr_t>(e.open_stream().file()); },
+             "Address of a FILE* that llama.cpp can load the model from; valid until close_stream().")
+        .def("stream_error", &Engine::stream_error)
+        .def("close_stream", &Engine::close_stream)
+        .def("io_bytes", &Engine::io_bytes, py::arg("options"))
+        .def("set_expert_memory", &Engine::set_expert_memory, py::arg("options"), py::call_guard<py::gil_scoped_release>())
+        .def("take_error", [](Engine & e) -> py::object {
+            const Status error = e.take_error();
+            if (error.ok()) {
+                return py::none();
+            }
+            return py::make_tuple(error.message(), error.os_errno(), e.model().paths()[0]);
+        }, "(message, errno, path) of what made llama_decode fail, or None. Taken once.")
+        .def("n_layer_steps", [](Engine & e) { return e.counters().n_layer_steps.load(); })
+        .def("n_tokens", [](Engine & e) { return e.counters().n_tokens.load(); })
+        .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
+        .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })
+        .def("stream_bytes", [](Engine & e) { return loader_of(e).stream_bytes(); })
+        .def("reset_sequence", [](Engine & e) { loader_of(e).reset_sequence(); })
+        .def("clear_cache", [](Engine & e) { loader_of(e).clear(); })
+        .def("check_invariants", [](Engine & e) { loader_of(e).check_invariants(); })
+        .def("residency", [](Engine & e, uint16_t layer_idx, Precision precision) { return loader_of(e).residency(layer_idx, precision); },
+             py::arg("layer_idx"), py::arg("precision"), "[n_expert] of 0 absent, 1 loading, 2 ready.");
+}
+
+} // namespace hobbit

@@ -1,0 +1,37 @@
+#include "bindings/bindings.h"
+#include "loader/loader.h"
+
+#include <pybind11/stl.h>
+
+namespace py = pybind11;
+
+namespace hobbit {
+
+void bind_loader(py::module_ & m) {
+    py::enum_<Precision>(m, "Precision").value("hi", Precision::hi).value("lo", Precision::lo);
+
+    py::class_<LoaderOptions>(m, "LoaderOptions")
+        .def(py::init<>())
+        .def_readwrite("expert_memory_bytes", &LoaderOptions::expert_memory_bytes)
+        .def_readwrite("lo_share", &LoaderOptions::lo_share)
+        .def_readwrite("stream_bytes", &LoaderOptions::stream_bytes)
+        .def_readwrite("max_read_bytes", &LoaderOptions::max_read_bytes)
+        .def_readwrite("eviction", &LoaderOptions::eviction);
+
+    py::class_<LoaderStats>(m, "LoaderStats")
+        .def_property_readonly("n_hits_hi", [](const LoaderStats & s) { return s.n_hits[0]; })
+        .def_property_readonly("n_hits_lo", [](const LoaderStats & s) { return s.n_hits[1]; })
+        .def_property_readonly("n_misses_hi", [](const LoaderStats & s) { return s.n_misses[0]; })
+        .def_property_readonly("n_misses_lo", [](const LoaderStats & s) { return s.n_misses[1]; })
+        .def_property_readonly("read_bytes_hi", [](const LoaderStats & s) { return s.read_bytes[0]; })
+        .def_property_readonly("read_bytes_lo", [](const LoaderStats & s) { return s.read_bytes[1]; })
+        .def_property_readonly("resident_bytes_hi", [](const LoaderStats & s) { return s.resident_bytes[0]; })
+        .def_property_readonly("resident_bytes_lo", [](const LoaderStats & s) { return s.resident_bytes[1]; })
+        .def_readonly("n_streamed", &LoaderStats::n_streamed)
+        .def_readonly("n_reads", &LoaderStats::n_reads)
+        .def_readonly("n_retries", &LoaderStats::n_retries)
+        .def_readonly("n_evictions", &LoaderStats::n_evictions)
+        .def_readonly("stall_us", &LoaderStats::stall_us);
+}
+
+} // namespace hobbit

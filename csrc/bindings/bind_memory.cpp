@@ -1,0 +1,41 @@
+// What llama.cpp takes for a model and a context. Its public C interface does not tell; the C++ function that its own
+// fitting of models to devices uses does, and the exact version of llama-cpp-python is pinned.
+#include "bindings/bindings.h"
+#include "ggml-backend.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+
+struct llama_context;
+
+struct llama_memory_breakdown_data {
+    size_t model   = 0;
+    size_t context = 0;
+    size_t compute = 0;
+};
+
+std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data> llama_get_memory_breakdown(const llama_context * ctx);
+
+namespace py = pybind11;
+
+namespace hobbit {
+
+void bind_memory(py::module_ & m) {
+    m.def(
+        "memory_breakdown",
+        [](uintptr_t context_address, uintptr_t store_buffer_type_address) {
+            llama_memory_breakdown_data sum;
+            for (const auto & [type, data] : llama_get_memory_breakdown(reinterpret_cast<const llama_context *>(context_address))) {
+                const bool is_store = reinterpret_cast<uintptr_t>(type) == store_buffer_type_address;
+                sum.model += is_store ? 0 : data.model;
+                sum.context += data.context;
+                sum.compute += data.compute;
+            }
+            return py::make_tuple(sum.model, sum.context, sum.compute);
+        },
+        py::arg("context_address"), py::arg("store_buffer_type_address"),
+        "(model, context, compute) bytes of a llama_context, address space reserved for experts excluded.");
+}
+
+} // namespace hobbit

@@ -1,0 +1,13 @@
+// One bind_* function a concept, called by module.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace hobbit {
+
+void bind_errors(pybind11::module_ & m);
+void bind_engine(pybind11::module_ & m);
+void bind_memory(pybind11::module_ & m);
+void bind_loader(pybind11::module_ & m);
+
+} // namespace hobbit

@@ -1,0 +1,81 @@
+#include "cache/arena.h"
+
+#include "base/types.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <new>
+#include <utility>
+
+namespace hobbit {
+
+namespace {
+
+// An expert matmul streams through megabytes of weights; huge pages keep its TLB misses down.
+constexpr uint64_t huge_page_bytes = 2 << 20;
+
+uint64_t page_bytes() {
+    static const uint64_t n = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    return n;
+}
+
+#ifdef MAP_NORESERVE
+constexpr int map_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+#else
+constexpr int map_flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#endif
+
+void unmap(std::byte * data, uint64_t n_bytes) {
+    if (n_bytes > 0) {
+        munmap(data, n_bytes);
+    }
+}
+
+} // namespace
+
+Arena::Arena(uint64_t n_bytes) {
+    if (n_bytes == 0) {
+        return;
+    }
+    // A huge page can only start on its own multiple, so a large arena maps one page more and trims both ends.
+    const bool     is_large = n_bytes >= huge_page_bytes;
+    const uint64_t n_slack  = page_bytes() + (is_large ? huge_page_bytes : 0);
+    if (n_bytes > UINT64_MAX - n_slack || n_bytes + n_slack > SIZE_MAX) {
+        throw std::bad_alloc();
+    }
+    const uint64_t n_kept   = align_up(n_bytes, page_bytes());
+    const uint64_t n_mapped = n_kept + (is_large ? huge_page_bytes : 0);
+    void *         base     = mmap(nullptr, n_mapped, PROT_READ | PROT_WRITE, map_flags, -1, 0);
+    if (base == MAP_FAILED) {
+        throw std::bad_alloc();
+    }
+    data_    = static_cast<std::byte *>(base);
+    n_bytes_ = n_bytes;
+    if (is_large) {
+        const uint64_t n_head = align_up(reinterpret_cast<uintptr_t>(base), huge_page_bytes) -
+                                reinterpret_cast<uintptr_t>(base);
+        unmap(data_, n_head);
+        data_ += n_head;
+        unmap(data_ + n_kept, huge_page_bytes - n_head);
+#ifdef MADV_HUGEPAGE
+        madvise(data_, n_kept, MADV_HUGEPAGE); // a hint: kernels without huge pages refuse it
+#endif
+    }
+}
+
+Arena::~Arena() {
+    if (data_ != nullptr) {
+        unmap(data_, align_up(n_bytes_, page_bytes()));
+    }
+}
+
+Arena::Arena(Arena && o) noexcept : data_(std::exchange(o.data_, nullptr)), n_bytes_(std::exchange(o.n_bytes_, 0)) {}
+
+Arena & Arena::operator=(Arena && o) noexcept {
+    std::swap(data_, o.data_);
+    std::swap(n_bytes_, o.n_bytes_);
+    return *this;
+}
+
+} // namespace hobbit

@@ -1,0 +1,155 @@
+#include "cache/expert_cache.h"
+
+#include "cache/invariant.h"
+
+#include <cassert>
+#include <utility>
+
+namespace hobbit {
+
+namespace {
+
+bool is_absent(SlotRef slot) { return !slot; }
+
+} // namespace
+
+ExpertCache::ExpertCache(const CopyLayouts & layouts, const std::vector<uint32_t> & n_slots, Score score)
+    : layouts_(layouts), score_(std::move(score)) {
+    assert(n_slots.size() == layouts.classes.size());
+    pools_.resize(n_slots.size());
+    for (size_t i = 0; i < n_slots.size(); i++) {
+        pools_[i].slots.resize(n_slots[i]);
+        // Slot 0 on top: a cache that never fills up touches no more memory than it needs.
+        for (uint32_t slot_idx = n_slots[i]; slot_idx-- > 0;) {
+            pools_[i].free.push_back(static_cast<int32_t>(slot_idx));
+        }
+    }
+    size_t n_copies = 0;
+    for (int precision = 0; precision < n_precisions; precision++) {
+        for (const CopyLayout & layout : layouts.layouts[precision]) {
+            first_index_[precision].push_back(n_copies);
+            n_copies += layout.n_expert;
+        }
+    }
+    slot_of_.resize(n_copies);
+}
+
+size_t ExpertCache::index_of(ExpertKey key) const {
+    assert(layouts_.has(key.layer_idx, key.precision) && key.expert_idx < layouts_.of(key).n_expert);
+    return first_index_[static_cast<int>(key.precision)][key.layer_idx] + key.expert_idx;
+}
+
+ExpertCache::Slot & ExpertCache::at(SlotRef slot) {
+    return pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)];
+}
+
+SlotRef ExpertCache::find(ExpertKey key) const { return slot_of_[index_of(key)]; }
+
+int32_t ExpertCache::pick_victim(const Pool & pool, double & score) const {
+    // A scan, not a heap: scores decay with time, and a few hundred of them cost less than one read of an expert.
+    int32_t victim = -1;
+    for (size_t i = 0; i < pool.slots.size(); i++) {
+        const Slot & slot = pool.slots[i];
+        if (!slot.occupied || slot.n_pins > 0) {
+            continue;
+        }
+        const double s = score_(slot.key);
+        if (victim < 0 || s < score) {
+            victim = static_cast<int32_t>(i);
+            score  = s;
+        }
+    }
+    return victim;
+}
+
+SlotRef ExpertCache::insert(ExpertKey key, Admission admission) {
+    const size_t index = index_of(key);
+    assert(is_absent(slot_of_[index]));
+    SlotRef ref;
+    ref.class_idx = static_cast<int32_t>(layouts_.of(key).class_idx);
+    Pool & pool   = pools_[static_cast<size_t>(ref.class_idx)];
+    if (pool.free.empty()) {
+        double score = 0;
+        ref.slot_idx = pick_victim(pool, score);
+        if (ref.slot_idx < 0 || (admission == Admission::if_better && score_(key) < score)) {
+            return {};
+        }
+        slot_of_[index_of(at(ref).key)] = {};
+        n_evictions_++;
+    } else {
+        ref.slot_idx = pool.free.back();
+        pool.free.pop_back();
+    }
+    at(ref)         = {key, 0, true};
+    slot_of_[index] = ref;
+    return ref;
+}
+
+void ExpertCache::erase(SlotRef slot) {
+    Slot & s = at(slot);
+    assert(s.occupied && s.n_pins == 0);
+    slot_of_[index_of(s.key)] = {};
+    s.occupied                = false;
+    pools_[static_cast<size_t>(slot.class_idx)].free.push_back(slot.slot_idx);
+}
+
+void ExpertCache::pin(SlotRef slot) {
+    assert(at(slot).occupied);
+    at(slot).n_pins++;
+}
+
+void ExpertCache::unpin(SlotRef slot) {
+    assert(at(slot).n_pins > 0);
+    at(slot).n_pins--;
+}
+
+ExpertKey ExpertCache::key_of(SlotRef slot) const {
+    const Slot & s = pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)];
+    assert(s.occupied);
+    return s.key;
+}
+
+uint32_t ExpertCache::n_pins(SlotRef slot) const {
+    return pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)].n_pins;
+}
+
+uint32_t ExpertCache::n_slots(int32_t class_idx) const {
+    return static_cast<uint32_t>(pools_[static_cast<size_t>(class_idx)].slots.size());
+}
+
+uint32_t ExpertCache::n_free(int32_t class_idx) const {
+    return static_cast<uint32_t>(pools_[static_cast<size_t>(class_idx)].free.size());
+}
+
+void ExpertCache::check_invariants() const {
+    size_t n_occupied = 0;
+    for (size_t c = 0; c < pools_.size(); c++) {
+        const Pool &      pool = pools_[c];
+        std::vector<bool> is_free(pool.slots.size(), false);
+        for (const int32_t slot_idx : pool.free) {
+            check_invariant(slot_idx >= 0 && static_cast<size_t>(slot_idx) < pool.slots.size(),
+                            "a free slot's index is in its pool");
+            check_invariant(!is_free[static_cast<size_t>(slot_idx)], "a slot is on the free list once");
+            is_free[static_cast<size_t>(slot_idx)] = true;
+        }
+        for (size_t i = 0; i < pool.slots.size(); i++) {
+            const Slot & slot = pool.slots[i];
+            check_invariant(slot.occupied != is_free[i], "a slot is either occupied or free");
+            if (!slot.occupied) {
+                check_invariant(slot.n_pins == 0, "a free slot is not pinned");
+                continue;
+            }
+            const SlotRef ref{static_cast<int32_t>(c), static_cast<int32_t>(i)};
+            n_occupied++;
+            check_invariant(layouts_.of(slot.key).class_idx == c, "a copy is in a slot of its own class");
+            check_invariant(slot_of_[index_of(slot.key)] == ref, "an occupied slot is found by its key");
+        }
+    }
+    size_t n_mapped = 0;
+    for (const SlotRef & slot : slot_of_) {
+        n_mapped += is_absent(slot) ? 0 : 1;
+    }
+    check_invariant(n_mapped == n_occupied, "as many copies are mapped as slots are occupied");
+}
+
+} // namespace hobbit

@@ -1,0 +1,190 @@
+#include "engine/engine.h"
+
+#include "device/device.h"
+#include "io/pread_reader.h"
+#include "store/store_error.h"
+
+#include <algorithm>
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace hobbit {
+
+namespace {
+
+std::string shape_text(const ExpertMatrix & m, uint32_t n_expert) {
+    return "[" + std::to_string(m.n_in) + ", " + std::to_string(m.n_out) + ", " + std::to_string(n_expert) + "]";
+}
+
+// Outside any graph's hot path: see StoreBufferType::ReadTensor.
+Status read_range(const std::string & path, uint64_t offset, std::byte * dst, uint64_t n_bytes) {
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return Status::error("cannot open " + path, errno);
+    }
+    while (n_bytes > 0) {
+        const ssize_t n = pread(fd, dst, n_bytes, static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            close(fd);
+            return Status::error("cannot read " + std::to_string(n_bytes) + " bytes at offset " + std::to_string(offset) + " of " + path);
+        }
+        dst += n;
+        offset += static_cast<uint64_t>(n);
+        n_bytes -= static_cast<uint64_t>(n);
+    }
+    close(fd);
+    return {};
+}
+
+} // namespace
+
+Engine::Engine(const std::string & path, const EngineOptions & options)
+    : hi_model_(GgufModel::open(path)), hi_store_(hi_model_), options_(options) {
+    if (!options_.lo_path.empty()) {
+        lo_model_ = std::make_unique<GgufModel>(GgufModel::open(options_.lo_path));
+        lo_store_ = std::make_unique<ExpertStore>(*lo_model_);
+        check_pair();
+    }
+    if (!hi_store_.is_moe()) {
+        return; // runs as plain llama.cpp
+    }
+    n_expert_used_ = static_cast<uint32_t>(
+        std::max<int64_t>(1, hi_model_.get_int(hi_model_.get_string("general.architecture") + ".expert_used_count", 1)));
+
+    std::vector<std::string> paths = hi_model_.paths();
+    if (lo_model_) {
+        paths.insert(paths.end(), lo_model_->paths().begin(), lo_model_->paths().end());
+    }
+    reader_ = make_pread_reader(paths, {options_.n_io_threads, options_.direct_io});
+    describe_layers();
+
+    device_ = decorated_device(options_.inner_device);
+    if (device_ == nullptr) {
+        throw StoreError("there is no device named " + options_.inner_device + " in this build of llama-cpp-python");
+    }
+    std::unordered_map<std::string, ExpertTensor> tensors;
+    for (const ExpertLayer & layer : hi_store_.layers()) {
+        for (size_t i = 0; i < layer.matrices.size(); ++i) {
+            tensors[layer.matrices[i].tensor_name] = {&experts_, layer.layer_idx, static_cast<uint16_t>(i)};
+        }
+    }
+    auto read = [this](const std::string & name, uint64_t offset, std::byte * dst, uint64_t n_bytes) {
+        for (const TensorInfo & t : hi_model_.tensors()) {
+            if (t.name == name) {
+                return read_range(hi_model_.paths()[t.extent.file_idx], t.extent.offset + offset, dst, n_bytes);
+            }
+        }
+        return Status::error("no tensor named " + name);
+    };
+    buffer_type_ = std::make_unique<StoreBufferType>(device_, std::move(tensors), read);
+}
+
+Engine::~Engine() = default;
+
+void Engine::check_pair() const {
+    const auto refuse = [this](const std::string & what, const std::string & expected, const std::string & found) {
+        throw StoreError(options_.lo_path + " is not a lo copy of " + hi_model_.paths()[0] + ": " + what + ", expected " +
+                         expected + ", found " + found + "; make one with 'hobbit pack'");
+    };
+    for (const ExpertLayer & hi : hi_store_.layers()) {
+        const ExpertLayer * lo = lo_store_->find_layer(hi.layer_idx);
+        if (lo == nullptr) {
+            refuse("layer " + std::to_string(hi.layer_idx), std::to_string(hi.n_expert) + " experts", "none");
+        }
+        if (lo->matrices.size() != hi.matrices.size()) {
+            refuse("layer " + std::to_string(hi.layer_idx), std::to_string(hi.matrices.size()) + " matrices", std::to_string(lo->matrices.size()));
+        }
+        for (size_t i = 0; i < hi.matrices.size(); ++i) {
+            const ExpertMatrix & h = hi.matrices[i];
+            const ExpertMatrix & l = lo->matrices[i];
+            if (h.tensor_name != l.tensor_name) {
+                refuse("layer " + std::to_string(hi.layer_idx), h.tensor_name, l.tensor_name);
+            }
+            if (h.n_in != l.n_in || h.n_out != l.n_out || hi.n_expert != lo->n_expert) {
+                refuse("tensor " + h.tensor_name, shape_text(h, hi.n_expert), shape_text(l, lo->n_expert));
+            }
+        }
+    }
+}
+
+void Engine::describe_layers() {
+    std::vector<CopySpec> specs;
+    const auto describe = [&](const ExpertStore & store, Precision precision) {
+        for (const ExpertLayer & layer : store.layers()) {
+            if (hi_store_.find_layer(layer.layer_idx) == nullptr) {
+                continue; // a lo copy may hold more than is needed
+            }
+            CopySpec spec;
+            spec.layer_idx = layer.layer_idx;
+            spec.precision = precision;
+            spec.n_expert  = layer.n_expert;
+            spec.n_used    = n_expert_used_;
+            if (experts_.layers.size() <= layer.layer_idx) {
+                experts_.layers.resize(layer.layer_idx + 1u);
+            }
+            LayerShapes & shapes = experts_.layers[layer.layer_idx];
+            shapes.n_expert      = layer.n_expert;
+            for (const ExpertMatrix & m : layer.matrices) {
+                spec.parts.push_back({m.extent.offset, m.expert_bytes});
+                shapes.parts[static_cast<int>(precision)].push_back({m.kind, m.type, m.n_in, m.n_out});
+            }
+            specs.push_back(std::move(spec));
+        }
+    };
+    describe(hi_store_, Precision::hi);
+    if (lo_store_) {
+        describe(*lo_store_, Precision::lo);
+    }
+    layouts_         = make_copy_layouts(specs, reader_->alignment());
+    experts_.layouts = &layouts_;
+}
+
+DenseStream & Engine::open_stream() {
+    stream_ = std::make_unique<DenseStream>(hi_model_, hi_store_);
+    return *stream_;
+}
+
+void Engine::set_expert_memory(const LoaderOptions & options) {
+    experts_.loader = nullptr;
+    loader_.reset(); // before the new one: both arenas at once would break the budget
+    std::vector<uint32_t> n_expert;
+    for (const LayerShapes & layer : experts_.layers) {
+        n_expert.push_back(layer.n_expert);
+    }
+    const auto n_hi_files = static_cast<uint32_t>(hi_model_.paths().size());
+    auto       extent_of  = [this, n_hi_files](ExpertKey key, uint32_t part_idx) {
+        const bool          is_lo  = key.precision == Precision::lo;
+        const ExpertStore & store  = is_lo ? *lo_store_ : hi_store_;
+        FileExtent          extent = store.extent(*store.find_layer(key.layer_idx), part_idx, key.expert_idx);
+        extent.file_idx += is_lo ? n_hi_files : 0;
+        return extent;
+    };
+    loader_         = std::make_unique<Loader>(layouts_, n_expert, extent_of, *reader_, options);
+    experts_.loader = loader_.get();
+}
+
+uint64_t Engine::token_slot_bytes() const {
+    uint64_t bytes = 0;
+    for (const SizeClass & c : layouts_.classes) {
+        bytes += c.precision == Precision::hi ? c.slot_bytes * c.max_n_used : 0;
+    }
+    return bytes;
+}
+
+uint64_t Engine::all_slots_bytes() const {
+    uint64_t bytes = 0;
+    for (const SizeClass & c : layouts_.classes) {
+        bytes += c.precision == Precision::hi ? c.slot_bytes * c.n_copies : 0;
+    }
+    return bytes;
+}
+
+uint64_t Engine::io_bytes(const LoaderOptions & options) const {
+    return Loader::stream_ring_bytes(layouts_, reader_->alignment(), options.stream_bytes) +
+           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20);
+}
+
+} // namespace hobbit

@@ -1,0 +1,83 @@
+// Wires the parts of one loaded model together and owns nothing else's work.
+#pragma once
+
+#include "device/store_buffer.h"
+#include "io/reader.h"
+#include "loader/loader.h"
+#include "moe/model_experts.h"
+#include "store/dense_stream.h"
+#include "store/expert_store.h"
+#include "store/gguf_model.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace hobbit {
+
+struct EngineOptions {
+    std::string lo_path;            // GGUF with the lo copies; empty: none
+    std::string inner_device = "CPU";
+    uint32_t    n_io_threads = 4;
+    bool        direct_io    = true;
+};
+
+class Engine {
+  public:
+    // Opens and checks the files; reads no tensor. Throws StoreError, std::system_error.
+    Engine(const std::string & path, const EngineOptions & options);
+    // REQUIRES: the llama_model loaded with it was freed.
+    ~Engine();
+    Engine(const Engine &)             = delete;
+    Engine & operator=(const Engine &) = delete;
+
+    const GgufModel &   model() const { return hi_model_; }
+    const ExpertStore & store() const { return hi_store_; }
+    const CopyLayouts & layouts() const { return layouts_; }
+    bool                has_lo() const { return lo_store_ != nullptr; }
+    uint64_t            lo_expert_bytes() const { return has_lo() ? lo_store_->expert_bytes() : 0; }
+    uint32_t            n_expert_used() const { return n_expert_used_; }
+
+    // For llama_model_params: devices, tensor_buft_overrides; and the FILE* to load from, valid until close_stream().
+    ggml_backend_dev_t         device() const { return device_; }
+    ggml_backend_buffer_type_t buffer_type() { return buffer_type_->get(); }
+    DenseStream &              open_stream();
+    void                       close_stream() { stream_.reset(); }
+    std::string                stream_error() const { return stream_ ? stream_->error() : std::string(); }
+
+    // Gives the experts their memory; again to change it. REQUIRES: no graph is being computed.
+    // Throws std::bad_alloc, std::invalid_argument.
+    void     set_expert_memory(const LoaderOptions & options);
+    Loader * loader() { return loader_.get(); }
+
+    // Memory besides the arenas of slots: stream buffers and the reader's own.
+    uint64_t io_bytes(const LoaderOptions & options) const;
+    // Slots (one a size class) that every layer's experts of one token would fill.
+    uint64_t token_slot_bytes() const;
+    uint64_t all_slots_bytes() const; // every expert in hi
+
+    StepCounters & counters() { return experts_.counters; }
+    // What made llama_decode fail; ok if nothing did. Taken once.
+    Status take_error() { return experts_.take_error(); }
+
+  private:
+    void check_pair() const;
+    void describe_layers();
+
+    GgufModel                        hi_model_;
+    ExpertStore                      hi_store_;
+    std::unique_ptr<GgufModel>       lo_model_;
+    std::unique_ptr<ExpertStore>     lo_store_;
+    uint32_t                         n_expert_used_ = 0;
+    EngineOptions                    options_;
+    std::unique_ptr<Reader>          reader_;
+    CopyLayouts                      layouts_;
+    ModelExperts                     experts_;
+    ggml_backend_dev_t               device_ = nullptr;
+    std::unique_ptr<StoreBufferType> buffer_type_;
+    std::unique_ptr<DenseStream>     stream_;
+    std::unique_ptr<Loader>          loader_;
+};
+
+} // namespace hobbit

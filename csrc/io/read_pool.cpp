@@ -1,0 +1,115 @@
+#include "io/read_pool.h"
+
+#include <algorithm>
+#include <cassert>
+#include <csignal>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+namespace hobbit {
+
+namespace {
+
+// Signals belong to the threads of the host program: a Ctrl-C must interrupt what Python waits for, not a read.
+void block_signals() {
+    sigset_t set;
+    sigfillset(&set);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) {
+        sigdelset(&set, fault);
+    }
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+} // namespace
+
+ReadPool::ReadPool(uint32_t n_threads, Perform perform)
+    : n_threads_(std::max(n_threads, 1u)), perform_(std::move(perform)) {
+    threads_.reserve(n_threads_);
+    try {
+        for (uint32_t i = 0; i < n_threads_; ++i) {
+            threads_.emplace_back([this, i] { work(i); });
+        }
+    } catch (...) {
+        stop_and_join();
+        throw;
+    }
+}
+
+ReadPool::~ReadPool() {
+    drain();
+    stop_and_join();
+}
+
+void ReadPool::stop_and_join() {
+    {
+        MutexLock lock(mu_);
+        stopping_ = true;
+    }
+    job_queued_.notify_all();
+    for (std::thread & thread : threads_) {
+        thread.join();
+    }
+}
+
+void ReadPool::set_completion(Reader::Completion completion) {
+    assert(!completion_ && "set_completion() is called once");
+    completion_ = std::move(completion);
+}
+
+void ReadPool::submit(std::vector<ReadOp> ops) {
+    assert(completion_ && "set_completion() comes before submit()");
+    const size_t n_ops = ops.size();
+    {
+        MutexLock lock(mu_);
+        for (ReadOp & op : ops) {
+            queue_.push_back({std::move(op), n_submitted_++});
+            ++n_unfinished_;
+        }
+    }
+    for (size_t i = 0; i < std::min<size_t>(n_ops, n_threads_); ++i) {
+        job_queued_.notify_one();
+    }
+}
+
+void ReadPool::drain() {
+    MutexLock lock(mu_);
+    while (n_unfinished_ > 0) {
+        all_done_.wait(mu_);
+    }
+}
+
+void ReadPool::work(uint32_t thread_idx) noexcept {
+    block_signals();
+    while (true) {
+        Job job;
+        {
+            MutexLock lock(mu_);
+            while (queue_.empty() && !stopping_) {
+                job_queued_.wait(mu_);
+            }
+            if (queue_.empty()) {
+                return;
+            }
+            job = std::move(queue_.front());
+            queue_.pop_front();
+        }
+        completion_(job.op.tag, perform(job, thread_idx));
+
+        // Notified under the lock: a drain() in the destructor may return, and destroy all_done_, once it is released.
+        MutexLock lock(mu_);
+        if (--n_unfinished_ == 0) {
+            all_done_.notify_all();
+        }
+    }
+}
+
+Status ReadPool::perform(const Job & job, uint32_t thread_idx) noexcept {
+    try {
+        return perform_(job.op, job.number, thread_idx);
+    } catch (const std::bad_alloc &) {
+        return Status::error("out of memory", ENOMEM); // short enough for a string without an allocation
+    }
+}
+
+} // namespace hobbit

@@ -1,0 +1,124 @@
+#include "loader/loader_impl.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+namespace hobbit {
+
+Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, ExtentOf extent_of, Reader & reader,
+               const LoaderOptions & options) {
+    const std::vector<uint32_t> n_slots = split_budget(layouts.classes, options.expert_memory_bytes, options.lo_share);
+    for (size_t i = 0; i < n_slots.size(); i++) {
+        arenas_.emplace_back(n_slots[i] * layouts.classes[i].slot_bytes);
+    }
+    impl_ = std::make_unique<Impl>(layouts, n_expert, n_slots, arenas_, std::move(extent_of), reader, options);
+}
+
+Loader::~Loader() = default;
+
+void Loader::on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) {
+    MutexLock lock(impl_->mu_);
+    impl_->policy_->on_route(layer_idx, expert_idxs, n_used, n_tokens);
+}
+
+void Loader::query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n,
+                   bool * resident) const {
+    if (!impl_->layouts_.has(layer_idx, precision)) {
+        std::fill(resident, resident + n, false);
+        return;
+    }
+    const Impl & impl = *impl_;
+    MutexLock    lock(impl.mu_);
+    for (uint32_t i = 0; i < n; i++) {
+        const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
+        resident[i]        = slot && impl.load_of(slot).is_ready();
+    }
+}
+
+std::unique_ptr<LoadStep> Loader::begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
+                                        Admission admission) {
+    std::vector<LoadStep::Lease> leases(keys.size());
+    for (size_t i = 0; i < keys.size(); i++) {
+        assert(part_order.size() == impl_->layouts_.of(keys[i]).parts.size());
+        leases[i].key = keys[i];
+    }
+    std::unique_ptr<LoadStep> step(new LoadStep(*impl_, std::move(leases)));
+    std::vector<ReadOp>       ops;
+    {
+        MutexLock lock(impl_->mu_);
+        impl_->open_step(step->leases_, *step->state_, part_order, admission);
+        ops = impl_->next_ops();
+    }
+    impl_->submit(std::move(ops));
+    return step;
+}
+
+void Loader::reset_sequence() {
+    MutexLock lock(impl_->mu_);
+    impl_->policy_->reset();
+}
+
+uint32_t Loader::n_slots(int32_t class_idx) const {
+    MutexLock lock(impl_->mu_);
+    return impl_->cache_.n_slots(class_idx);
+}
+
+uint64_t Loader::stream_ring_bytes(const CopyLayouts & layouts, uint32_t align, uint64_t stream_bytes) {
+    return StreamRing::ring_memory_bytes(largest_part_bytes(layouts), stream_bytes, align);
+}
+
+uint64_t Loader::arena_bytes() const {
+    uint64_t n = 0;
+    for (const Arena & a : arenas_) {
+        n += a.n_bytes();
+    }
+    return n;
+}
+
+uint64_t Loader::stream_bytes() const {
+    MutexLock lock(impl_->mu_);
+    return impl_->ring_.n_bytes();
+}
+
+LoaderStats Loader::stats() const {
+    MutexLock   lock(impl_->mu_);
+    LoaderStats stats = impl_->stats_;
+    stats.n_evictions = impl_->cache_.n_evictions();
+    return stats;
+}
+
+std::vector<uint8_t> Loader::residency(uint16_t layer_idx, Precision precision) const {
+    if (!impl_->layouts_.has(layer_idx, precision)) {
+        return {};
+    }
+    const Impl &         impl = *impl_;
+    MutexLock            lock(impl.mu_);
+    std::vector<uint8_t> out(impl.layouts_.of({layer_idx, 0, precision}).n_expert, 0);
+    for (size_t i = 0; i < out.size(); i++) {
+        const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(i), precision});
+        if (slot && !impl.load_of(slot).failed) {
+            out[i] = impl.load_of(slot).is_ready() ? 2 : 1;
+        }
+    }
+    return out;
+}
+
+void Loader::check_invariants() const {
+    MutexLock lock(impl_->mu_);
+    impl_->check_invariants();
+}
+
+void Loader::clear() {
+    MutexLock lock(impl_->mu_);
+    for (size_t c = 0; c < impl_->loads_.size(); c++) {
+        for (size_t i = 0; i < impl_->loads_[c].size(); i++) {
+            const SlotRef slot{static_cast<int32_t>(c), static_cast<int32_t>(i)};
+            if (impl_->loads_[c][i].occupied && impl_->cache_.n_pins(slot) == 0) {
+                impl_->evict(slot);
+            }
+        }
+    }
+}
+
+} // namespace hobbit

@@ -1,0 +1,278 @@
+#include "loader/loader_impl.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+namespace hobbit {
+
+namespace {
+
+uint64_t copy_bytes(const CopyLayout & layout) {
+    uint64_t n = 0;
+    for (const PartLayout & part : layout.parts) {
+        n += part.n_bytes;
+    }
+    return n;
+}
+
+} // namespace
+
+Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert,
+                   const std::vector<uint32_t> & n_slots, const std::vector<Arena> & arenas, ExtentOf extent_of,
+                   Reader & reader, const LoaderOptions & options)
+    : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), reader_(reader),
+      max_in_flight_(std::max(reader.queue_depth(), 1u) * 2),
+      policy_(make_eviction_policy(options.eviction, n_expert)),
+      cache_(layouts, n_slots, [policy = policy_.get()](ExpertKey key) { return policy->score(key); }),
+      queue_(reader.alignment(), options.max_read_bytes),
+      ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment()) {
+    for (const uint32_t n : n_slots) {
+        loads_.emplace_back(n);
+    }
+    reader_.set_completion([this](uint64_t tag, const Status & status) { on_completion(tag, status); });
+}
+
+Loader::Impl::~Impl() {
+    {
+        MutexLock lock(mu_);
+        assert(n_live_steps_ == 0);
+        closing_ = true;
+        queue_.clear();
+        while (queue_.n_in_flight() > 0) {
+            changed_.wait(mu_);
+        }
+    }
+    reader_.drain(); // the last completion may still be on its way out of on_completion()
+}
+
+SlotLoad & Loader::Impl::load_of(SlotRef slot) {
+    return loads_[static_cast<size_t>(slot.class_idx)][static_cast<size_t>(slot.slot_idx)];
+}
+
+const SlotLoad & Loader::Impl::load_of(SlotRef slot) const {
+    return loads_[static_cast<size_t>(slot.class_idx)][static_cast<size_t>(slot.slot_idx)];
+}
+
+std::byte * Loader::Impl::slot_data(SlotRef slot, ExpertKey key, uint32_t part_idx) const {
+    const size_t class_idx = static_cast<size_t>(slot.class_idx);
+    return arenas_[class_idx].data() + static_cast<uint64_t>(slot.slot_idx) * layouts_.classes[class_idx].slot_bytes +
+           layouts_.of(key).parts[part_idx].data_offset;
+}
+
+void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::State & state,
+                             const std::vector<uint32_t> & part_order, Admission admission) {
+    state.request_idxs.resize(leases.size());
+    std::vector<uint32_t> missing; // lease indices
+    n_live_steps_++;
+    const uint64_t step_no = n_steps_++;
+
+    // All that is resident is pinned before anything is admitted: a step never evicts what it needs itself.
+    for (uint32_t i = 0; i < leases.size(); i++) {
+        LoadStep::Lease & lease     = leases[i];
+        const int         precision = static_cast<int>(lease.key.precision);
+        const SlotRef     slot      = cache_.find(lease.key);
+        // A failed copy is still held by another step; this one streams it, and so tries again.
+        if (slot && !load_of(slot).failed) {
+            cache_.pin(slot);
+            lease.slot = slot;
+            lease.hit  = load_of(slot).is_ready();
+        } else {
+            missing.push_back(i);
+        }
+        (lease.hit ? stats_.n_hits : stats_.n_misses)[precision]++;
+        state.request_idxs[i].fill(-1);
+    }
+    for (const uint32_t i : missing) {
+        leases[i].slot = admit(leases[i].key, admission);
+        stats_.n_streamed += leases[i].slot ? 0 : 1;
+    }
+
+    // Part by part, so that what is used first arrives first.
+    ReadOrder order;
+    order.step_no = step_no;
+    for (const uint32_t part_idx : part_order) {
+        for (const uint32_t i : missing) {
+            const LoadStep::Lease & lease = leases[i];
+            if (lease.slot) {
+                queue_part(lease, part_idx, order);
+            } else {
+                StreamRequest request;
+                request.extent    = extent_of_(lease.key, part_idx);
+                request.order     = order;
+                request.part_idx  = part_idx;
+                request.precision = lease.key.precision;
+
+                state.request_idxs[i][part_idx] = ring_.push(request);
+            }
+            order.rank++;
+        }
+    }
+}
+
+SlotRef Loader::Impl::admit(ExpertKey key, Admission admission) {
+    if (cache_.find(key)) {
+        return {};
+    }
+    const SlotRef slot = cache_.insert(key, admission);
+    if (!slot) {
+        return {};
+    }
+    SlotLoad & load = load_of(slot);
+    if (load.is_ready()) { // the evicted copy
+        stats_.resident_bytes[static_cast<int>(layouts_.classes[static_cast<size_t>(slot.class_idx)].precision)] -=
+            load.n_bytes;
+    }
+    load          = {};
+    load.occupied = true;
+    load.n_bytes  = copy_bytes(layouts_.of(key));
+    cache_.pin(slot); // the step's
+    cache_.pin(slot); // the loader's own, until the last read is done
+    return slot;
+}
+
+void Loader::Impl::queue_part(const LoadStep::Lease & lease, uint32_t part_idx, ReadOrder order) {
+    const FileExtent extent = extent_of_(lease.key, part_idx);
+    assert(extent.n_bytes > 0 && extent.n_bytes == layouts_.of(lease.key).parts[part_idx].n_bytes);
+    const ReadTarget target{lease.slot, -1, part_idx, lease.key.precision};
+    const uint32_t   n    = queue_.push(extent, slot_data(lease.slot, lease.key, part_idx), target, order);
+    SlotLoad &       load = load_of(lease.slot);
+    load.n_pieces_left[part_idx] = n;
+    load.n_left += n;
+}
+
+std::vector<ReadOp> Loader::Impl::next_ops() {
+    std::vector<ReadOp> ops;
+    if (closing_) {
+        return ops;
+    }
+    for (int32_t idx = ring_.assign_next(); idx >= 0; idx = ring_.assign_next()) {
+        StreamRequest &  request = ring_.at(idx);
+        const ReadTarget target{{}, idx, request.part_idx, request.precision};
+        request.n_pieces_left = queue_.push(request.extent, request.data, target, request.order);
+    }
+    while (!queue_.empty() && queue_.n_in_flight() < max_in_flight_) {
+        ops.push_back(queue_.pop());
+    }
+    stats_.n_reads += ops.size();
+    return ops;
+}
+
+void Loader::Impl::submit(std::vector<ReadOp> ops) {
+    if (!ops.empty()) {
+        reader_.submit(std::move(ops));
+    }
+}
+
+void Loader::Impl::on_completion(uint64_t tag, const Status & status) {
+    std::vector<ReadOp> ops;
+    {
+        MutexLock lock(mu_);
+        done_.clear();
+        queue_.finish(tag, done_);
+        for (const ReadPiece & piece : done_) {
+            settle(piece, status);
+        }
+        ops = next_ops();
+    }
+    changed_.notify_all();
+    submit(std::move(ops));
+}
+
+void Loader::Impl::settle(const ReadPiece & piece, const Status & status) {
+    const bool is_wanted = piece.target.slot || !ring_.at(piece.target.request_idx).abandoned;
+    if (!status.ok() && !piece.is_retry && is_wanted && !closing_) {
+        stats_.n_retries++;
+        queue_.retry(piece);
+        return;
+    }
+    if (status.ok()) {
+        stats_.read_bytes[static_cast<int>(piece.target.precision)] += piece.extent.n_bytes;
+    }
+    if (piece.target.slot) {
+        settle_slot(piece, status);
+    } else {
+        settle_stream(piece, status);
+    }
+}
+
+void Loader::Impl::settle_slot(const ReadPiece & piece, const Status & status) {
+    SlotLoad & load = load_of(piece.target.slot);
+    load.n_pieces_left[piece.target.part_idx]--;
+    load.n_left--;
+    if (!status.ok()) {
+        load.part_failed[piece.target.part_idx] = true;
+        if (!load.failed) {
+            load.failed = true;
+            load.status = status;
+        }
+    }
+    if (load.n_left == 0) {
+        if (!load.failed) {
+            stats_.resident_bytes[static_cast<int>(piece.target.precision)] += load.n_bytes;
+        }
+        unpin(piece.target.slot);
+    }
+}
+
+void Loader::Impl::settle_stream(const ReadPiece & piece, const Status & status) {
+    StreamRequest & request = ring_.at(piece.target.request_idx);
+    request.n_pieces_left--;
+    if (!status.ok() && !request.failed) {
+        request.failed = true;
+        request.status = status;
+    }
+    if (request.abandoned && request.n_pieces_left == 0) {
+        ring_.erase(piece.target.request_idx);
+    }
+}
+
+Loader::Impl::PartView Loader::Impl::view_part(const LoadStep::Lease & lease, int32_t request_idx,
+                                               uint32_t part_idx) const {
+    if (lease.slot) {
+        const SlotLoad & load = load_of(lease.slot);
+        if (load.part_failed[part_idx]) {
+            return {PartState::failed, nullptr, &load.status};
+        }
+        return {load.is_ready(part_idx) ? PartState::ready : PartState::pending,
+                slot_data(lease.slot, lease.key, part_idx), nullptr};
+    }
+    if (request_idx < 0) {
+        return {};
+    }
+    const StreamRequest & request = ring_.at(request_idx);
+    if (request.failed) {
+        return {PartState::failed, nullptr, &request.status};
+    }
+    return {request.is_ready() ? PartState::ready : PartState::pending, request.data, nullptr};
+}
+
+void Loader::Impl::drop_request(int32_t request_idx) {
+    StreamRequest & request = ring_.at(request_idx);
+    if (request.n_pieces_left > 0) {
+        request.n_pieces_left -= queue_.cancel(request_idx);
+    }
+    if (request.n_pieces_left > 0) {
+        request.abandoned = true;
+    } else {
+        ring_.erase(request_idx);
+    }
+}
+
+void Loader::Impl::unpin(SlotRef slot) {
+    cache_.unpin(slot);
+    if (cache_.n_pins(slot) == 0 && load_of(slot).failed) {
+        evict(slot);
+    }
+}
+
+void Loader::Impl::evict(SlotRef slot) {
+    SlotLoad & load = load_of(slot);
+    if (load.is_ready()) {
+        stats_.resident_bytes[static_cast<int>(cache_.key_of(slot).precision)] -= load.n_bytes;
+    }
+    load = {};
+    cache_.erase(slot);
+}
+
+} // namespace hobbit

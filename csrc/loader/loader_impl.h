@@ -1,0 +1,101 @@
+// What a loader and its steps share.
+//
+// Why steps cannot wait for each other forever, however small the ring and whatever the number of threads:
+//  - Slot loads never wait for a buffer, and every queued read is issued in the end, so whatever has a slot or a
+//    buffer arrives by the reads alone (or fails, which ends the wait as well).
+//  - Buffers are given out first come, first served over all steps, and a step asks for its parts in their order of
+//    use. So when a step holds a buffer for part p of some copy, all that it asked for before has had a buffer: it
+//    reaches the use of that part, and release_part(), without a further buffer.
+//  - Hence a step that holds a buffer always goes on until it holds none, and the longest-waiting request gets the
+//    first buffer that comes free.
+// What this asks of a caller: a thread has one step at a time, takes the parts in `part_order`, waits for all copies
+// of a part that it has not used yet (or for them in the order of `keys`), and releases a streamed part before it
+// waits again.
+#pragma once
+
+#include "loader/loader.h"
+#include "loader/read_queue.h"
+#include "loader/stream_ring.h"
+
+namespace hobbit {
+
+// The progress of the copy in a slot.
+struct SlotLoad {
+    bool     occupied                 = false;
+    uint32_t n_pieces_left[max_parts] = {}; // [part]
+    bool     part_failed[max_parts]   = {};
+    uint32_t n_left                   = 0; // pieces of all parts; the loader holds a pin of its own while > 0
+    bool     failed                   = false;
+    uint64_t n_bytes                  = 0; // of the copy, without padding
+    Status   status;                       // of the first read that failed
+
+    bool is_ready() const { return occupied && n_left == 0 && !failed; }
+    bool is_ready(uint32_t part_idx) const { return n_pieces_left[part_idx] == 0 && !part_failed[part_idx]; }
+};
+
+struct LoadStep::State {
+    // [lease][part]: the request of a part that is streamed and not yet released, or -1.
+    std::vector<std::array<int32_t, max_parts>> request_idxs;
+};
+
+struct Loader::Impl {
+    Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, const std::vector<uint32_t> & n_slots,
+         const std::vector<Arena> & arenas, ExtentOf extent_of, Reader & reader, const LoaderOptions & options);
+    ~Impl();
+
+    enum class PartState : uint8_t { pending, ready, failed };
+    struct PartView {
+        PartState         state = PartState::pending;
+        const std::byte * data  = nullptr;
+        const Status *    status = nullptr; // if failed
+    };
+
+    // Pins what is resident, gives slots to what is not, queues the reads. Fills in the leases.
+    void open_step(std::vector<LoadStep::Lease> & leases, LoadStep::State & state,
+                   const std::vector<uint32_t> & part_order, Admission admission) HOBBIT_REQUIRES(mu_);
+    PartView view_part(const LoadStep::Lease & lease, int32_t request_idx, uint32_t part_idx) const
+        HOBBIT_REQUIRES(mu_);
+    // Gives up a streamed part, read or not.
+    void drop_request(int32_t request_idx) HOBBIT_REQUIRES(mu_);
+    // A copy that failed leaves with its last pin, so that the next step reads it anew.
+    void unpin(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    // Takes out an unpinned copy.
+    void evict(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    // The operations that the reader has room for. Submit them after unlocking.
+    std::vector<ReadOp> next_ops() HOBBIT_REQUIRES(mu_);
+    void                submit(std::vector<ReadOp> ops) HOBBIT_EXCLUDES(mu_);
+    void                check_invariants() const HOBBIT_REQUIRES(mu_);
+
+    SlotLoad &       load_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    const SlotLoad & load_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
+    std::byte *      slot_data(SlotRef slot, ExpertKey key, uint32_t part_idx) const;
+
+    const CopyLayouts &        layouts_;
+    const std::vector<Arena> & arenas_; // [class]
+    const ExtentOf             extent_of_;
+    Reader &                   reader_;
+    const uint32_t             max_in_flight_; // operations handed to the reader; the rest can still be cancelled
+
+    mutable Mutex                          mu_;
+    CondVar                                changed_; // a part became ready or failed, or the last read ended
+    std::unique_ptr<EvictionPolicy>        policy_ HOBBIT_GUARDED_BY(mu_);
+    ExpertCache                            cache_ HOBBIT_GUARDED_BY(mu_);
+    std::vector<std::vector<SlotLoad>>     loads_ HOBBIT_GUARDED_BY(mu_); // [class][slot]
+    ReadQueue                              queue_ HOBBIT_GUARDED_BY(mu_);
+    StreamRing                             ring_ HOBBIT_GUARDED_BY(mu_);
+    LoaderStats                            stats_ HOBBIT_GUARDED_BY(mu_); // without n_evictions
+    std::vector<ReadPiece>                 done_ HOBBIT_GUARDED_BY(mu_);  // of the completion at work
+    uint64_t                               n_steps_ HOBBIT_GUARDED_BY(mu_)      = 0; // begun
+    uint64_t                               n_live_steps_ HOBBIT_GUARDED_BY(mu_) = 0;
+    bool                                   closing_ HOBBIT_GUARDED_BY(mu_)      = false;
+
+  private:
+    void    on_completion(uint64_t tag, const Status & status) HOBBIT_EXCLUDES(mu_);
+    SlotRef admit(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_);
+    void    queue_part(const LoadStep::Lease & lease, uint32_t part_idx, ReadOrder order) HOBBIT_REQUIRES(mu_);
+    void    settle(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
+    void    settle_slot(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
+    void    settle_stream(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
+};
+
+} // namespace hobbit

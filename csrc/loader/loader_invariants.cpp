@@ -1,0 +1,69 @@
+#include "cache/invariant.h"
+#include "loader/loader_impl.h"
+
+#include <algorithm>
+
+namespace hobbit {
+
+void Loader::Impl::check_invariants() const {
+    cache_.check_invariants();
+    ring_.check_invariants();
+
+    // Pieces that are queued or in flight, by where they go.
+    std::vector<std::vector<SlotLoad>> slot_pieces;
+    std::vector<uint32_t>              stream_pieces;
+    for (const auto & loads : loads_) {
+        slot_pieces.emplace_back(loads.size());
+    }
+    for (const ReadPiece & piece : queue_.pieces()) {
+        if (piece.target.slot) {
+            slot_pieces[static_cast<size_t>(piece.target.slot.class_idx)]
+                       [static_cast<size_t>(piece.target.slot.slot_idx)].n_pieces_left[piece.target.part_idx]++;
+        } else {
+            const size_t request_idx = static_cast<size_t>(piece.target.request_idx);
+            stream_pieces.resize(std::max(stream_pieces.size(), request_idx + 1));
+            stream_pieces[request_idx]++;
+        }
+    }
+    uint64_t resident_bytes[n_precisions] = {};
+    for (size_t c = 0; c < loads_.size(); c++) {
+        uint32_t n_occupied = 0;
+        for (size_t i = 0; i < loads_[c].size(); i++) {
+            const SlotLoad & load = loads_[c][i];
+            const SlotRef    slot{static_cast<int32_t>(c), static_cast<int32_t>(i)};
+            uint32_t         n_left = 0;
+            for (int part_idx = 0; part_idx < max_parts; part_idx++) {
+                check_invariant(load.n_pieces_left[part_idx] == slot_pieces[c][i].n_pieces_left[part_idx],
+                                "a slot waits for exactly the reads that go to it");
+                n_left += load.n_pieces_left[part_idx];
+            }
+            check_invariant(n_left == load.n_left, "a slot's parts and its total agree");
+            if (!load.occupied) {
+                check_invariant(load.n_left == 0 && !load.failed, "a free slot is not being loaded");
+                continue;
+            }
+            n_occupied++;
+            check_invariant(cache_.find(cache_.key_of(slot)) == slot, "a load's slot is occupied");
+            check_invariant(cache_.n_pins(slot) > 0 || load.is_ready(), "a copy that is not complete is pinned");
+            resident_bytes[static_cast<int>(cache_.key_of(slot).precision)] += load.is_ready() ? load.n_bytes : 0;
+        }
+        check_invariant(n_occupied + cache_.n_free(static_cast<int32_t>(c)) == loads_[c].size(),
+                        "loads and cache agree on the occupied slots");
+    }
+    for (int precision = 0; precision < n_precisions; precision++) {
+        check_invariant(resident_bytes[precision] == stats_.resident_bytes[precision], "resident bytes add up");
+    }
+    size_t n_stream_pieces = 0;
+    for (const int32_t idx : ring_.requests()) {
+        const size_t   i = static_cast<size_t>(idx);
+        const uint32_t n = i < stream_pieces.size() ? stream_pieces[i] : 0;
+        check_invariant(n == ring_.at(idx).n_pieces_left, "a stream buffer waits for exactly the reads that go to it");
+        n_stream_pieces += n;
+    }
+    for (const uint32_t n : stream_pieces) {
+        n_stream_pieces -= n;
+    }
+    check_invariant(n_stream_pieces == 0, "every streamed read has a request");
+}
+
+} // namespace hobbit

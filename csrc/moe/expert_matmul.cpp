@@ -1,0 +1,231 @@
+#include "moe/expert_matmul.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace hobbit {
+
+namespace {
+
+// MUL_MAT_ID keeps a row list for every slot, of as many rows as the node has: 8 bytes x slots x rows.
+constexpr uint64_t row_list_bytes      = 8;
+constexpr uint64_t max_workspace_bytes = 64 << 20;
+
+// Up to this many rows, experts share one product over all slots of their class; above it, each expert's own product is
+// as efficient and needs no workspace for slots that are not involved.
+constexpr uint32_t max_rows_together = 64;
+
+constexpr int tensors_per_product = 10;
+
+alignas(64) std::byte buffer_anchor[64];
+
+bool is_consecutive(const std::vector<int32_t> & v) {
+    for (size_t i = 1; i < v.size(); ++i) {
+        if (v[i] != v[i - 1] + 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
+const PartShape & shape_of(const LayerView & view, const ExpertNode & node, Precision precision) {
+    return view.model->layers[view.layer_idx].parts[static_cast<int>(precision)][node.part_idx];
+}
+
+} // namespace
+
+ExpertMatmul::ExpertMatmul(ggml_backend_t backend)
+    : host_buffer_(ggml_backend_cpu_buffer_from_ptr(buffer_anchor, sizeof(buffer_anchor))), scratch_(backend) {}
+
+bool ExpertMatmul::can_make_whole(const LayerView & view, LayerStep & step) {
+    const auto & leases = step.load().leases();
+    if (!step.load().all_hit()) {
+        return false;
+    }
+    const int32_t class_idx = leases[0].slot.class_idx;
+    for (const auto & lease : leases) {
+        if (!lease.slot || lease.slot.class_idx != class_idx) {
+            return false;
+        }
+    }
+    const uint64_t n_rows  = static_cast<uint64_t>(view.n_used()) * view.n_tokens();
+    const uint64_t n_slots = view.model->loader->n_slots(class_idx);
+    return n_rows * n_slots * row_list_bytes <= max_workspace_bytes;
+}
+
+ggml_tensor * ExpertMatmul::weights_at(InnerGraph & graph, const PartShape & shape, int64_t n, uint64_t stride,
+                                       const std::byte * data) {
+    ggml_tensor * w = graph.tensor_over(shape.type, shape.n_in, shape.n_out, n, host_buffer_.get(),
+                                        const_cast<std::byte *>(data)); // ggml has no tensors of const data
+    w->nb[2]        = stride;
+    w->nb[3]        = stride * static_cast<uint64_t>(n);
+    return w;
+}
+
+ggml_tensor * ExpertMatmul::slots_tensor(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                                         const LoadStep::Lease & lease) {
+    const CopyLayouts & layouts = *view.model->layouts;
+    const CopyLayout &  layout  = layouts.of(lease.key);
+    const Loader &      loader  = *view.model->loader;
+    return weights_at(graph, shape_of(view, node, lease.key.precision), loader.n_slots(lease.slot.class_idx),
+                      layouts.classes[layout.class_idx].slot_bytes,
+                      loader.arena(lease.slot.class_idx) + layout.parts[node.part_idx].data_offset);
+}
+
+ggml_tensor * ExpertMatmul::make_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                                       LayerStep & step, ggml_tensor * slot_ids) {
+    ggml_tensor * weights = slots_tensor(graph, node, view, step.load().leases()[0]);
+    ggml_tensor * made    = ggml_mul_mat_id(graph.context(), weights, node.node->src[1], slot_ids);
+    std::memcpy(made->op_params, node.node->op_params, sizeof(made->op_params));
+    std::memcpy(made->nb, node.node->nb, sizeof(made->nb));
+    made->buffer = node.node->buffer;
+    made->data   = node.node->data;
+    return made;
+}
+
+Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
+    const ggml_tensor * input   = node.node->src[1];
+    const ggml_tensor * output  = node.node;
+    const int64_t       n_rows  = static_cast<int64_t>(rows_.size());
+    const size_t        n_bytes = static_cast<size_t>(n_rows * (input->ne[0] + output->ne[0])) * sizeof(float) + 256;
+    if (graph.has_room(tensors_per_product, 3 * n_rows) && n_bytes <= scratch_.n_bytes()) {
+        return {};
+    }
+    if (Status status = graph.compute(); !status.ok()) {
+        return status;
+    }
+    if (!scratch_.reserve(n_bytes)) {
+        return Status::error("out of memory: " + std::to_string(n_bytes) + " bytes for the rows of one expert");
+    }
+    return {};
+}
+
+Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
+                              const std::vector<uint32_t> & lease_idxs) {
+    const auto & leases         = step.load().leases();
+    uint32_t     n_slotted_rows = 0;
+    for (uint32_t i : lease_idxs) {
+        n_slotted_rows += leases[i].slot ? step.n_rows(i) : 0;
+    }
+    const bool together = n_slotted_rows <= max_rows_together;
+    for (uint32_t i : lease_idxs) {
+        if (together && leases[i].slot) {
+            continue;
+        }
+        if (Status status = add_one_by_one(graph, node, view, step, i); !status.ok()) {
+            return status;
+        }
+    }
+    for (int32_t class_idx = 0; together && class_idx < static_cast<int32_t>(view.model->layouts->classes.size()); ++class_idx) {
+        if (Status status = add_together(graph, node, view, step, lease_idxs, class_idx); !status.ok()) {
+            return status;
+        }
+    }
+    return {};
+}
+
+Status ExpertMatmul::add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
+                                    uint32_t lease_idx) {
+    rows_.assign(step.rows(lease_idx), step.rows(lease_idx) + step.n_rows(lease_idx));
+    ids_.assign(rows_.size(), 0);
+    if (Status status = make_room(graph, node); !status.ok()) {
+        return status;
+    }
+    const PartShape & shape = shape_of(view, node, step.load().leases()[lease_idx].key.precision);
+    const uint64_t    bytes = ggml_row_size(shape.type, shape.n_in) * static_cast<uint64_t>(shape.n_out);
+    return add_product(graph, node, weights_at(graph, shape, 1, bytes, step.load().data(lease_idx, node.part_idx)));
+}
+
+Status ExpertMatmul::add_together(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
+                                  const std::vector<uint32_t> & lease_idxs, int32_t class_idx) {
+    const auto &            leases = step.load().leases();
+    const LoadStep::Lease * first  = nullptr;
+    rows_.clear();
+    ids_.clear();
+    for (uint32_t i : lease_idxs) {
+        if (leases[i].slot.class_idx != class_idx) {
+            continue;
+        }
+        first = &leases[i];
+        rows_.insert(rows_.end(), step.rows(i), step.rows(i) + step.n_rows(i));
+        ids_.insert(ids_.end(), step.n_rows(i), leases[i].slot.slot_idx);
+    }
+    if (first == nullptr) {
+        return {};
+    }
+    if (Status status = make_room(graph, node); !status.ok()) {
+        return status;
+    }
+    return add_product(graph, node, slots_tensor(graph, node, view, *first));
+}
+
+Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights) {
+    ggml_context * ctx    = graph.context();
+    ggml_tensor *  input  = node.node->src[1]; // [n_in, n_used or 1, n_tokens]
+    ggml_tensor *  output = node.node;         // [n_out, n_used, n_tokens]
+    const int64_t  n_in = input->ne[0], n_out = output->ne[0];
+    const int64_t  n_used = output->ne[1], n_tokens = output->ne[2];
+    const int64_t  n_rows    = static_cast<int64_t>(rows_.size());
+    const bool     broadcast = input->ne[1] == 1; // all experts of a token read the same row
+    const size_t   in_stride = broadcast ? input->nb[2] : input->nb[1];
+
+    if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float) || !ggml_is_contiguous(output) ||
+        (!broadcast && n_tokens > 1 && input->nb[2] != in_stride * static_cast<size_t>(n_used))) {
+        return Status::error(std::string("cannot gather rows for ") + node.node->name + ": unexpected memory layout");
+    }
+
+    // One token's shared input row serves every expert as it is.
+    const bool shared_row = broadcast && n_tokens == 1;
+    ggml_tensor * gathered;
+    if (shared_row) {
+        gathered = graph.tensor_over(GGML_TYPE_F32, n_in, 1, 1, input->buffer, input->data);
+    } else {
+        indices_.resize(rows_.size());
+        for (size_t i = 0; i < rows_.size(); ++i) {
+            indices_[i] = static_cast<int32_t>(broadcast ? rows_[i] / n_used : rows_[i]);
+        }
+        gathered = graph.tensor_over(GGML_TYPE_F32, n_in, 1, n_rows, scratch_.buffer(), scratch_.data());
+        if (is_consecutive(indices_) && in_stride == static_cast<size_t>(n_in) * sizeof(float)) {
+            gathered->buffer = input->buffer;
+            gathered->data   = static_cast<char *>(input->data) + static_cast<size_t>(indices_[0]) * in_stride;
+        } else {
+            ggml_tensor * rows = graph.tensor_over(GGML_TYPE_F32, n_in, (broadcast ? 1 : n_used) * n_tokens, 1, input->buffer, input->data);
+            rows->nb[1]        = in_stride;
+            rows->nb[2] = rows->nb[3] = in_stride * static_cast<size_t>(rows->ne[1]);
+            ggml_tensor * get = ggml_get_rows(ctx, rows, graph.indices(indices_.data(), n_rows));
+            get->buffer       = scratch_.buffer();
+            get->data         = scratch_.data();
+            graph.add_made(get);
+        }
+    }
+
+    ggml_tensor * ids = graph.indices(ids_.data(), n_rows);
+    if (!shared_row) {
+        ids->ne[1] = n_rows; // [1, n_rows]: every gathered row is a token with one expert
+        ids->ne[0] = 1;
+        ids->nb[1] = sizeof(int32_t);
+        ids->nb[2] = ids->nb[3] = static_cast<size_t>(n_rows) * sizeof(int32_t);
+    }
+    ggml_tensor * product = ggml_mul_mat_id(ctx, weights, gathered, ids);
+    std::memcpy(product->op_params, output->op_params, sizeof(product->op_params));
+    product->buffer = scratch_.buffer();
+    product->data   = scratch_.data() + static_cast<size_t>(align_up(static_cast<uint64_t>(n_rows * n_in) * sizeof(float), 64));
+
+    indices_.assign(rows_.begin(), rows_.end());
+    if (is_consecutive(indices_)) {
+        product->buffer = output->buffer;
+        product->data   = static_cast<char *>(output->data) + static_cast<size_t>(indices_[0]) * output->nb[1];
+        graph.add_made(product);
+        return {};
+    }
+    graph.add_made(product);
+    ggml_tensor * from = graph.tensor_over(GGML_TYPE_F32, n_out, n_rows, 1, product->buffer, product->data);
+    ggml_tensor * to   = graph.tensor_over(GGML_TYPE_F32, n_out, n_used * n_tokens, 1, output->buffer, output->data);
+    ggml_tensor * set  = ggml_set_rows(ctx, to, from, graph.indices(indices_.data(), n_rows));
+    set->buffer        = output->buffer;
+    set->data          = output->data;
+    graph.add_made(set);
+    return {};
+}
+
+} // namespace hobbit

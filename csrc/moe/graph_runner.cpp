@@ -1,0 +1,209 @@
+#include "moe/graph_runner.h"
+
+#include <algorithm>
+
+namespace hobbit {
+
+namespace {
+
+bool is_no_op(const ggml_tensor * node) {
+    switch (node->op) {
+        case GGML_OP_NONE:
+        case GGML_OP_VIEW:
+        case GGML_OP_RESHAPE:
+        case GGML_OP_PERMUTE:
+        case GGML_OP_TRANSPOSE:
+            return true;
+        default:
+            return false;
+    }
+}
+
+} // namespace
+
+GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
+    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner) {}
+
+ggml_status GraphRunner::compute(ggml_cgraph * graph) {
+    const int n_nodes = ggml_graph_n_nodes(graph);
+    inner_.reserve_nodes(n_nodes);
+
+    ModelExperts * model  = nullptr;
+    Status         status = {};
+    for (int i = 0; i < n_nodes && status.ok();) {
+        ggml_tensor * node = ggml_graph_node(graph, i);
+        if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
+            inner_.add(node);
+            ++i;
+            continue;
+        }
+        find_layer(graph, i, is_expert_buffer_, view_);
+        if (model == nullptr) {
+            model = view_.model;
+            model->counters.n_tokens += view_.n_tokens();
+        }
+        status = inner_.compute(); // up to the router; also the end of the layer before, whose experts may go now
+        step_.end();
+        if (status.ok()) {
+            status = compute_layer(graph);
+        }
+        i = view_.end_idx;
+    }
+    if (status.ok()) {
+        status = inner_.compute();
+    }
+    inner_.clear();
+    step_.end();
+    if (status.ok()) {
+        return GGML_STATUS_SUCCESS;
+    }
+    if (model != nullptr) {
+        model->set_error(status);
+    }
+    return GGML_STATUS_FAILED;
+}
+
+Status GraphRunner::compute_layer(ggml_cgraph * graph) {
+    if (view_.model->loader == nullptr) {
+        return Status::error("the model's expert memory was not set before its first token");
+    }
+    if (Status status = step_.begin(view_); !status.ok()) {
+        return status;
+    }
+    const int first_idx = view_.nodes.front().node_idx;
+    return ExpertMatmul::can_make_whole(view_, step_) ? compute_resident(graph, first_idx)
+                                                      : compute_arriving(graph, first_idx);
+}
+
+// Nothing is computed here: the layer's nodes join the run that ends at the next router. The step stays open, so its
+// experts stay pinned, until then.
+Status GraphRunner::compute_resident(ggml_cgraph * graph, int first_idx) {
+    const std::vector<int32_t> & slots = step_.slot_ids();
+    ggml_tensor *                ids   = inner_.indices(slots.data(), static_cast<int64_t>(slots.size()));
+    if (ids == nullptr) {
+        return Status::error("out of memory for the slot numbers of " + std::to_string(slots.size()) + " rows");
+    }
+    ids->ne[0] = view_.n_used();
+    ids->ne[1] = view_.n_tokens();
+    ids->nb[1] = view_.n_used() * sizeof(int32_t);
+    ids->nb[2] = ids->nb[3] = ids->nb[1] * view_.n_tokens();
+
+    auto next = view_.nodes.begin();
+    for (int i = first_idx; i < view_.end_idx; ++i) {
+        if (next != view_.nodes.end() && next->node_idx == i) {
+            inner_.add_made(matmul_.make_whole(inner_, *next, view_, step_, ids));
+            ++next;
+        } else {
+            inner_.add(ggml_graph_node(graph, i));
+        }
+    }
+    return {};
+}
+
+Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
+    pending_.clear();
+    auto next = view_.nodes.begin();
+    for (int i = first_idx; i < view_.end_idx; ++i) {
+        ggml_tensor * node      = ggml_graph_node(graph, i);
+        const bool    is_expert = next != view_.nodes.end() && next->node_idx == i;
+        // Only expert nodes may overtake pending rows: the allocator may have given an ordinary node the memory that
+        // those rows are still to be computed from, since in graph order their input is not needed any more.
+        if (is_expert ? reads_pending(node) : !is_no_op(node)) {
+            if (Status status = complete_all(); !status.ok()) {
+                return status;
+            }
+        }
+        if (!is_expert) {
+            inner_.add(node);
+            continue;
+        }
+        if (Status status = add_ready_rows(*next); !status.ok()) {
+            return status;
+        }
+        ++next;
+    }
+    return complete_all();
+}
+
+// Rows whose expert is here go into the run at once; the others become pending.
+Status GraphRunner::add_ready_rows(const ExpertNode & node) {
+    LoadStep & load = step_.load();
+    Pending    pending;
+    pending.node = &node;
+    ready_.clear();
+    for (uint32_t i = 0; i < load.leases().size(); ++i) {
+        (load.ready(i, node.part_idx) ? ready_ : pending.lease_idxs).push_back(i);
+    }
+    if (!ready_.empty()) {
+        if (Status status = matmul_.add_rows(inner_, node, view_, step_, ready_); !status.ok()) {
+            return status;
+        }
+        if (Status status = release_streamed(node, ready_); !status.ok()) {
+            return status;
+        }
+    }
+    if (!pending.lease_idxs.empty()) {
+        pending_.push_back(std::move(pending));
+    }
+    return {};
+}
+
+// A stream buffer is reused as soon as it is given back, so what reads it must have been computed.
+Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs) {
+    LoadStep & load     = step_.load();
+    const bool streamed = std::any_of(lease_idxs.begin(), lease_idxs.end(), [&](uint32_t i) { return !load.leases()[i].slot; });
+    if (!streamed) {
+        return {};
+    }
+    if (Status status = inner_.compute(); !status.ok()) {
+        return status;
+    }
+    for (uint32_t i : lease_idxs) {
+        load.release_part(i, node.part_idx);
+    }
+    return {};
+}
+
+Status GraphRunner::complete(Pending & pending) {
+    while (!pending.lease_idxs.empty()) {
+        arrived_.clear();
+        if (Status status = step_.load().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_); !status.ok()) {
+            return status;
+        }
+        if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, arrived_); !status.ok()) {
+            return status;
+        }
+        if (Status status = inner_.compute(); !status.ok()) {
+            return status;
+        }
+        if (Status status = release_streamed(*pending.node, arrived_); !status.ok()) {
+            return status;
+        }
+    }
+    return {};
+}
+
+Status GraphRunner::complete_all() {
+    // What can be computed is computed while the drive works.
+    if (!pending_.empty()) {
+        if (Status status = inner_.compute(); !status.ok()) {
+            return status;
+        }
+    }
+    for (Pending & pending : pending_) {
+        if (Status status = complete(pending); !status.ok()) {
+            return status;
+        }
+    }
+    pending_.clear();
+    return {};
+}
+
+// Follows views: the input may be a reshaped output of another expert node.
+bool GraphRunner::reads_pending(const ggml_tensor * expert_node) const {
+    const ggml_tensor * input = expert_node->src[1];
+    const ggml_tensor * base  = input->view_src != nullptr ? input->view_src : input;
+    return std::any_of(pending_.begin(), pending_.end(), [base](const Pending & p) { return p.node->node == base; });
+}
+
+} // namespace hobbit

@@ -1,0 +1,50 @@
+// Executes llama.cpp's graph: ordinary nodes on the inner device in runs as long as possible, experts through the loader.
+//
+// Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the run:
+// the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are computed
+// while the others arrive, and those as they come.
+#pragma once
+
+#include "moe/expert_matmul.h"
+#include "moe/inner_graph.h"
+#include "moe/layer_step.h"
+#include "moe/layer_view.h"
+
+#include <vector>
+
+namespace hobbit {
+
+// One for each backend instance of the device, hence for each context. Used by one thread at a time.
+class GraphRunner {
+  public:
+    GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer);
+
+    ggml_status compute(ggml_cgraph * graph);
+
+  private:
+    // An expert node some of whose rows still wait for their expert.
+    struct Pending {
+        const ExpertNode *    node = nullptr;
+        std::vector<uint32_t> lease_idxs;
+    };
+
+    Status compute_layer(ggml_cgraph * graph);
+    Status compute_resident(ggml_cgraph * graph, int first_idx);
+    Status compute_arriving(ggml_cgraph * graph, int first_idx);
+    Status add_ready_rows(const ExpertNode & node);
+    Status release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs);
+    Status complete(Pending & pending);
+    Status complete_all();
+    bool   reads_pending(const ggml_tensor * expert_node) const;
+
+    IsExpertBuffer        is_expert_buffer_;
+    InnerGraph            inner_;
+    ExpertMatmul          matmul_;
+    LayerView             view_;
+    LayerStep             step_;
+    std::vector<Pending>  pending_;
+    std::vector<uint32_t> ready_;
+    std::vector<uint32_t> arrived_;
+};
+
+} // namespace hobbit

@@ -1,0 +1,95 @@
+#include "moe/inner_graph.h"
+
+#include <cstring>
+
+namespace hobbit {
+
+bool DeviceScratch::reserve(size_t n_bytes) {
+    if (n_bytes <= n_bytes_) {
+        return true;
+    }
+    buffer_.reset();
+    n_bytes_ = 0;
+    buffer_.reset(ggml_backend_alloc_buffer(backend_, n_bytes));
+    if (!buffer_) {
+        return false;
+    }
+    n_bytes_ = n_bytes;
+    return true;
+}
+
+InnerGraph::InnerGraph(ggml_backend_t backend) : backend_(backend), index_scratch_(backend) {
+    ggml_init_params params = {};
+    params.mem_size         = ggml_tensor_overhead() * max_tensors;
+    params.no_alloc         = true;
+    tensors_.reset(ggml_init(params));
+    reserve_nodes(max_tensors);
+}
+
+void InnerGraph::reserve_nodes(int n_nodes) {
+    const int wanted = n_nodes + max_tensors;
+    if (wanted <= node_limit_) {
+        return;
+    }
+    ggml_init_params params = {};
+    params.mem_size         = ggml_graph_overhead_custom(static_cast<size_t>(wanted), false) + 1024;
+    params.no_alloc         = true;
+    graph_context_.reset(ggml_init(params));
+    graph_      = ggml_new_graph_custom(graph_context_.get(), static_cast<size_t>(wanted), false);
+    node_limit_ = wanted;
+}
+
+void InnerGraph::add(ggml_tensor * node) {
+    ggml_graph_add_node(graph_, node);
+    ++n_nodes_;
+}
+
+void InnerGraph::add_made(ggml_tensor * node) {
+    node->flags |= GGML_TENSOR_FLAG_COMPUTE;
+    add(node);
+}
+
+ggml_tensor * InnerGraph::tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_backend_buffer_t buffer,
+                                      void * data) {
+    ggml_tensor * t = ggml_new_tensor_3d(context(), type, ne0, ne1, ne2);
+    t->buffer       = buffer;
+    t->data         = data;
+    return t;
+}
+
+ggml_tensor * InnerGraph::indices(const int32_t * values, int64_t n) {
+    // One allocation for the life of the graph: pointers handed out earlier must stay valid.
+    if (!index_scratch_.reserve(max_indices * sizeof(int32_t))) {
+        return nullptr;
+    }
+    char *        at = index_scratch_.data() + static_cast<size_t>(n_indices_) * sizeof(int32_t);
+    ggml_tensor * t  = tensor_over(GGML_TYPE_I32, n, 1, 1, index_scratch_.buffer(), at);
+    ggml_backend_tensor_set(t, values, 0, static_cast<size_t>(n) * sizeof(int32_t));
+    n_indices_ += (n + 15) / 16 * 16; // keeps every array aligned to 64 bytes
+    return t;
+}
+
+bool InnerGraph::has_room(int n_tensors, int64_t n_indices) const {
+    size_t used = ggml_used_mem(tensors_.get());
+    size_t need = ggml_tensor_overhead() * static_cast<size_t>(n_tensors);
+    return used + need <= ggml_get_mem_size(tensors_.get()) && n_nodes_ + n_tensors <= node_limit_ &&
+           n_indices_ + (n_indices + 15) / 16 * 16 + 64 <= max_indices;
+}
+
+void InnerGraph::clear() {
+    ggml_graph_clear(graph_);
+    ggml_reset(tensors_.get());
+    n_nodes_   = 0;
+    n_indices_ = 0;
+}
+
+Status InnerGraph::compute() {
+    const ggml_status status = empty() ? GGML_STATUS_SUCCESS : ggml_backend_graph_compute(backend_, graph_);
+    clear();
+    if (status != GGML_STATUS_SUCCESS) {
+        return Status::error(std::string("the device could not compute: ") + ggml_status_to_string(status));
+    }
+    return {};
+}
+
+} // namespace hobbit

@@ -1,0 +1,83 @@
+// A graph under construction for the inner device: nodes of llama.cpp's own graph and nodes that we make, in order.
+#pragma once
+
+#include "base/status.h"
+#include "ggml-backend.h"
+#include "ggml.h"
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace hobbit {
+
+struct GgmlFree {
+    void operator()(ggml_context * ctx) const { ggml_free(ctx); }
+    void operator()(ggml_backend_buffer * buffer) const { ggml_backend_buffer_free(buffer); }
+};
+using GgmlContextPtr = std::unique_ptr<ggml_context, GgmlFree>;
+using GgmlBufferPtr  = std::unique_ptr<ggml_backend_buffer, GgmlFree>;
+
+// Memory on the inner device that only ever grows.
+class DeviceScratch {
+  public:
+    explicit DeviceScratch(ggml_backend_t backend) : backend_(backend) {}
+
+    // At least n_bytes. Contents and earlier pointers are lost when it grows. False: out of memory.
+    bool reserve(size_t n_bytes);
+
+    ggml_backend_buffer_t buffer() const { return buffer_.get(); }
+    char *                data() const { return static_cast<char *>(ggml_backend_buffer_get_base(buffer_.get())); }
+    size_t                n_bytes() const { return n_bytes_; }
+
+  private:
+    ggml_backend_t backend_;
+    GgmlBufferPtr  buffer_;
+    size_t         n_bytes_ = 0;
+};
+
+class InnerGraph {
+  public:
+    explicit InnerGraph(ggml_backend_t backend);
+
+    // Room for n_nodes nodes of llama.cpp's graph in one go. REQUIRES: empty().
+    void reserve_nodes(int n_nodes);
+
+    // A node of llama.cpp's graph.
+    void add(ggml_tensor * node);
+    // A node made in context(): the executor skips nodes without the compute flag.
+    void add_made(ggml_tensor * node);
+
+    // Where to make tensors; they live until the graph was computed.
+    ggml_context * context() const { return tensors_.get(); }
+
+    // A tensor over memory that somebody else owns.
+    ggml_tensor * tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_backend_buffer_t buffer, void * data);
+
+    // n indices on the device, as an I32 tensor [n]. nullptr: out of memory.
+    ggml_tensor * indices(const int32_t * values, int64_t n);
+
+    // Whether n more tensors, nodes and index values fit before compute() must be called.
+    bool has_room(int n_tensors, int64_t n_indices) const;
+
+    // Runs what was added, waits for it and starts empty again.
+    Status compute();
+    // Forgets what was added and not computed.
+    void   clear();
+    bool   empty() const { return n_nodes_ == 0; }
+
+  private:
+    static constexpr int     max_tensors = 2048;
+    static constexpr int64_t max_indices = 1 << 17;
+
+    ggml_backend_t backend_;
+    GgmlContextPtr tensors_;
+    GgmlContextPtr graph_context_;
+    ggml_cgraph *  graph_      = nullptr;
+    int            node_limit_ = 0;
+    int            n_nodes_    = 0;
+    int64_t        n_indices_  = 0;
+    DeviceScratch  index_scratch_;
+};
+
+} // namespace hobbit

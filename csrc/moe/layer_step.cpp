@@ -1,0 +1,102 @@
+#include "moe/layer_step.h"
+
+#include "ggml-backend.h"
+
+#include <algorithm>
+
+namespace hobbit {
+
+namespace {
+
+// Decode, and batches as small as those of speculative decoding: their experts are what the next token needs as well,
+// so they always enter the cache. In larger batches an expert must be worth more than the one that would go.
+constexpr uint32_t max_tokens_admitted = 8;
+
+} // namespace
+
+Status LayerStep::read_ids(const LayerView & view) {
+    const ggml_tensor * ids   = view.ids;
+    const size_t        row   = view.n_used() * sizeof(int32_t);
+    const uint32_t      n_exp = view.model->layers[view.layer_idx].n_expert;
+    ids_.resize(static_cast<size_t>(view.n_used()) * view.n_tokens());
+    if (ids->nb[0] != sizeof(int32_t)) {
+        return Status::error("layer " + std::to_string(view.layer_idx) + ": selected experts are not contiguous in a row");
+    }
+    // llama.cpp hands over a view on the sorted ids of all experts: contiguous for one token only.
+    for (uint32_t t = 0; t < view.n_tokens(); ++t) {
+        ggml_backend_tensor_get(ids, ids_.data() + static_cast<size_t>(t) * view.n_used(), t * ids->nb[1], row);
+    }
+    const auto out_of_range = [n_exp](int32_t id) { return id < 0 || static_cast<uint32_t>(id) >= n_exp; };
+    if (std::any_of(ids_.begin(), ids_.end(), out_of_range)) {
+        return Status::error("layer " + std::to_string(view.layer_idx) + ": the router selected an expert outside 0.." +
+                             std::to_string(n_exp - 1) + ", the model file is damaged");
+    }
+    return {};
+}
+
+void LayerStep::group_rows(const LayerView & view) {
+    lease_of_.assign(view.model->layers[view.layer_idx].n_expert, -1);
+    keys_.clear();
+    for (int32_t id : ids_) {
+        if (lease_of_[id] < 0) {
+            lease_of_[id] = 0;
+            keys_.push_back({view.layer_idx, static_cast<uint16_t>(id), Precision::hi});
+        }
+    }
+    if (view.n_tokens() > 1) {
+        // File order: neighbours are read in one go. A single token keeps the router's order, best expert first.
+        std::sort(keys_.begin(), keys_.end(),
+                  [](const ExpertKey & a, const ExpertKey & b) { return a.expert_idx < b.expert_idx; });
+    }
+    for (size_t i = 0; i < keys_.size(); ++i) {
+        lease_of_[keys_[i].expert_idx] = static_cast<int32_t>(i);
+    }
+    first_row_.assign(keys_.size() + 1, 0);
+    for (int32_t id : ids_) {
+        ++first_row_[lease_of_[id] + 1];
+    }
+    for (size_t i = 0; i < keys_.size(); ++i) {
+        first_row_[i + 1] += first_row_[i];
+    }
+    cursor_.assign(first_row_.begin(), first_row_.end() - 1);
+    rows_.resize(ids_.size());
+    for (uint32_t row = 0; row < ids_.size(); ++row) {
+        rows_[cursor_[lease_of_[ids_[row]]]++] = row;
+    }
+}
+
+Status LayerStep::begin(const LayerView & view) {
+    if (Status status = read_ids(view); !status.ok()) {
+        return status;
+    }
+    group_rows(view);
+
+    // All matrices are read, those of this step's nodes first and in the order of their use.
+    part_order_.clear();
+    for (const ExpertNode & n : view.nodes) {
+        part_order_.push_back(n.part_idx);
+    }
+    const size_t n_parts = view.model->layers[view.layer_idx].parts[0].size();
+    for (uint32_t part_idx = 0; part_idx < n_parts; ++part_idx) {
+        if (std::find(part_order_.begin(), part_order_.end(), part_idx) == part_order_.end()) {
+            part_order_.push_back(part_idx);
+        }
+    }
+
+    Loader & loader = *view.model->loader;
+    loader.on_route(view.layer_idx, ids_.data(), view.n_used(), view.n_tokens());
+    load_ = loader.begin(keys_, part_order_,
+                         view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
+    ++view.model->counters.n_layer_steps;
+    return {};
+}
+
+const std::vector<int32_t> & LayerStep::slot_ids() {
+    slot_ids_.resize(ids_.size());
+    for (size_t i = 0; i < ids_.size(); ++i) {
+        slot_ids_[i] = load_->leases()[lease_of_[ids_[i]]].slot.slot_idx;
+    }
+    return slot_ids_;
+}
+
+} // namespace hobbit

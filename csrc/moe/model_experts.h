@@ -1,0 +1,55 @@
+// What the graph runner needs to know of a model's experts; owned by the engine, outlives every graph.
+#pragma once
+
+#include "cache/copy_layout.h"
+#include "ggml.h"
+#include "loader/loader.h"
+
+#include <atomic>
+#include <array>
+#include <string>
+#include <vector>
+
+namespace hobbit {
+
+// One matrix of a layer's experts in one precision.
+struct PartShape {
+    MatrixKind kind = MatrixKind::gate;
+    ggml_type  type = GGML_TYPE_F32;
+    int64_t    n_in = 0, n_out = 0;
+};
+
+struct LayerShapes {
+    uint32_t               n_expert = 0; // 0: no experts in this layer
+    std::vector<PartShape> parts[n_precisions]; // [precision][part_idx]; empty lo: there is no lo copy
+};
+
+// Counted by the graph runner; read from any thread.
+struct StepCounters {
+    std::atomic<uint64_t> n_layer_steps{0};
+    std::atomic<uint64_t> n_tokens{0}; // tokens of graphs that had experts
+};
+
+struct ModelExperts {
+    std::vector<LayerShapes> layers; // [layer_idx]
+    const CopyLayouts *      layouts = nullptr;
+    Loader *                 loader  = nullptr; // nullptr until the memory budget is set
+    StepCounters             counters;
+
+    // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
+    void   set_error(const Status & error);
+    Status take_error(); // ok if there is none
+
+  private:
+    Mutex  mu_;
+    Status error_ HOBBIT_GUARDED_BY(mu_);
+};
+
+// What the store's buffer type attaches (tensor->extra) to an expert tensor that llama.cpp allocates in it.
+struct ExpertTensor {
+    ModelExperts * model     = nullptr;
+    uint16_t       layer_idx = 0;
+    uint16_t       part_idx  = 0;
+};
+
+} // namespace hobbit

@@ -1,0 +1,18 @@
+"""The model that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import ModelFileError
+
+_FILE_NAME = "mini-mixtral-Q8_0.gguf"
+
+
+def bundled_model() -> Path:
+    """Returns the path of the bundled model; raises ModelFileError if the installation lacks it."""
+    # An mmap-free loader needs a real path, so the package is never run from a zip file.
+    path = Path(__file__).parent / "data" / _FILE_NAME
+    if not path.is_file():
+        raise ModelFileError(f"The bundled model is missing at {path}; install hobbit_py again or name a model file.")
+    return path

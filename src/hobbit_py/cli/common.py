@@ -1,0 +1,186 @@
+"""What the commands share: the options of a model, and loading it with progress and notes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..bundled import bundled_model
+from ..errors import HobbitError, ModelFileError, UsageError
+from ..sizes import parse_bytes
+from .interrupts import exit_on_interrupt
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model to load and how; None leaves the choice to hobbit_py.Llama."""
+
+    model: Path | None = None
+    memory: int | str | None = None
+    expert_memory: int | None = None
+    precision: str = "auto"
+    lo: Path | None = None
+    ctx: int | None = None
+    threads: int | None = None
+    seed: int | None = None
+    verbose: bool = False
+
+    @classmethod
+    def of(cls, parameters: dict[str, Any]) -> ModelOptions:
+        """Returns what click made of model_parameters; TypeError if there are others."""
+        return cls(**parameters)
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_bytes(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+def _size_or_auto(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    return value if value == "auto" else _size(ctx, param, value)
+
+
+def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    # Neither nan nor infinity is outside of click's open ranges.
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", ctx, param)
+    return value
+
+
+_MODEL_PARAMETERS = (
+    click.argument("model", required=False, type=click.Path(path_type=Path)),
+    click.option(
+        "--memory", callback=_size_or_auto, metavar="SIZE|auto", help="Memory of the whole process. [default: auto]"
+    ),
+    click.option("--expert-memory", callback=_size, metavar="SIZE", help="Memory of the expert cache alone."),
+    click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens."),
+    click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads."),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "exact", "mixed"]),
+        default="auto",
+        show_default=True,
+        help="Whether a missing expert may run in its low-precision copy.",
+    ),
+    click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies."),
+    click.option("--verbose", is_flag=True, help="Show llama.cpp's log on stderr."),
+)
+
+
+_SAMPLING_PARAMETERS = (
+    click.option(
+        "--temp",
+        type=click.FloatRange(min=0),
+        callback=_finite,
+        default=0.8,
+        show_default=True,
+        metavar="T",
+        help="Temperature; 0 is greedy.",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1),
+        callback=_finite,
+        default=0.95,
+        show_default=True,
+        metavar="P",
+        help="Nucleus sampling.",
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="S", help="Seed of the sampler."),
+)
+
+
+def model_parameters(command: _Command) -> _Command:
+    """Adds MODEL, the options that fill ModelOptions, --temp and --top-p."""
+    parameters = _MODEL_PARAMETERS + _SAMPLING_PARAMETERS
+    return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
+
+
+def load_llama(options: ModelOptions) -> Llama:
+    """Loads the model, with a progress bar if stderr is a terminal, and shows the model's note on stderr.
+
+    Raises HobbitError; Ctrl-C ends the process with 130.
+    """
+    if options.memory is not None and options.expert_memory is not None:
+        raise UsageError(
+            "--memory and --expert-memory exclude each other; give --memory for the whole process or --expert-memory "
+            "for the expert cache alone."
+        )
+    model_path = options.model or bundled_model()
+    with _progress_bar(model_path.name, shown=sys.stderr.isatty() and not options.verbose) as progress:
+        llama = _construct(model_path, options, progress)
+    if options.seed is not None:
+        # llama_cpp.Llama takes seed=0 for "no seed".
+        llama.set_seed(options.seed)
+    if llama.note:
+        click.echo(f"hobbit: {llama.note}", err=True)
+    return llama
+
+
+@contextlib.contextmanager
+def _progress_bar(name: str, *, shown: bool) -> Iterator[Callable[[float], None]]:
+    if not shown:
+        with exit_on_interrupt(lambda: None):
+            yield lambda _fraction: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    # llama_cpp points stderr at /dev/null while it loads, so the bar has a descriptor of its own.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
+        bar = Progress(
+            TextColumn("loading {task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=terminal),
+            transient=True,
+        )
+        with bar, exit_on_interrupt(bar.stop):
+            task = bar.add_task(name, total=1.0)
+            yield lambda fraction: bar.update(task, completed=fraction)
+
+
+def _construct(model_path: Path, options: ModelOptions, progress: Callable[[float], None]) -> Llama:
+    from ..llama import Llama
+    from .native_log import keep_native_errors
+
+    native_errors = None if options.verbose else keep_native_errors()
+    given: dict[str, Any] = {
+        "memory": options.memory,
+        "expert_memory": options.expert_memory,
+        "lo": options.lo,
+        "n_threads": options.threads,
+        "n_threads_batch": options.threads,
+    }
+    try:
+        return Llama(
+            model_path,
+            precision=options.precision,
+            n_ctx=options.ctx,
+            progress=progress,
+            verbose=options.verbose,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except (HobbitError, OSError):
+        raise
+    except (ValueError, RuntimeError, AssertionError) as error:
+        # llama.cpp says why in its log and llama_cpp only that it failed.
+        reason = (native_errors and native_errors.cause()) or str(error) or type(error).__name__
+        raise ModelFileError(f"{str(model_path)!r} cannot be loaded: {reason.rstrip('.')}.") from error

@@ -1,0 +1,196 @@
+"""`Llama`: llama_cpp.Llama for models whose experts do not fit in memory."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import llama_cpp
+
+from . import _core, _host
+from .errors import ModelFileError, UsageError
+from .memory import MemoryNeeds, auto_budget, parse_budget, plan_expert_memory, resident_bytes
+from .sizes import parse_bytes
+from .stats import Stats
+
+_DEFAULT_MAX_CTX = 4096
+_N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
+_STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "model_path", "kwargs"}
+_OWN_KEYWORDS = ("memory", "expert_memory", "precision", "lo", "progress")
+
+
+class Llama(llama_cpp.Llama):  # type: ignore[misc]
+    """A drop-in `llama_cpp.Llama` that keeps only the experts that matter in memory.
+
+    Everything of `llama_cpp.Llama` works: completions, chat, streaming, embeddings, saved state. With `precision="exact"`
+    tokens and logits are bit-identical to it, whatever the budget.
+
+    Args:
+        model_path: GGUF file, or the first part of a split one.
+        memory: Budget of the whole process in bytes, as text ("8GiB"), or "auto": what the system has free.
+        expert_memory: Bytes for the expert cache alone, instead of `memory`; for experiments.
+        precision: "exact" or "auto".
+        lo: GGUF with the low-precision copies.
+        progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
+        n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
+        n_threads: Compute threads; None: every core this process may use.
+        verbose: Show llama.cpp's log on stderr.
+        **keywords: All other keywords of `llama_cpp.Llama`. `use_mmap` has no effect on a model with experts.
+
+    Raises:
+        ModelFileError: The file is missing, damaged or of an unknown kind.
+        MemoryBudgetError: `memory` is below what the model needs; names the smallest budget that works.
+        UsageError: An argument has a value that cannot be used.
+        TypeError: An unknown keyword.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        memory: int | str = "auto",
+        expert_memory: int | str | None = None,
+        precision: str = "auto",
+        lo: str | os.PathLike[str] | None = None,
+        progress: Callable[[float], None] | None = None,
+        n_ctx: int | None = 512,
+        n_threads: int | None = None,
+        n_threads_batch: int | None = None,
+        verbose: bool = False,
+        **keywords: Any,  # noqa: ANN401
+    ) -> None:
+        _check_keywords(keywords)
+        if precision not in ("auto", "exact"):
+            raise UsageError(f"precision is {precision!r} and must be 'auto' or 'exact'.")
+        if lo is not None:
+            raise UsageError("lo was given, but mixed precision is not part of this version; leave it out.")
+        expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
+        budget_bytes = parse_budget(memory)
+        path = os.fspath(model_path)
+
+        self._engine: _core.Engine | None = None
+        self._memory_bytes = 0
+        self.note: str | None = None
+        try:
+            engine = _core.Engine(path, _core.EngineOptions())
+        except (_core.StoreError, OSError) as error:
+            raise ModelFileError(_sentence(str(error))) from None
+
+        if not n_ctx:
+            n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
+            n_ctx = n_ctx_train if n_ctx == 0 else min(_DEFAULT_MAX_CTX, n_ctx_train)
+        n_threads = n_threads or _n_usable_cores()
+        arguments = {
+            **keywords,
+            "n_ctx": n_ctx,
+            "n_threads": n_threads,
+            "n_threads_batch": n_threads_batch or n_threads,
+            "verbose": verbose,
+        }
+        if not engine.is_moe:
+            self.note = "This model has no experts: it runs as plain llama.cpp, and the memory budget is not enforced."
+            super().__init__(path, **arguments)
+            return
+
+        _check_expert_keywords(keywords)
+        loader_options = _core.LoaderOptions()
+        if expert_memory_bytes is None and budget_bytes is None:
+            budget_bytes = auto_budget()
+
+        def check_budget(model_params: Any) -> None:  # noqa: ANN401
+            if expert_memory_bytes is None:
+                assert budget_bytes is not None
+                context_needs = _host.measure(engine, model_params, self.context_params, verbose=verbose)
+                needs = self._needs(context_needs, io_bytes=engine.io_bytes(loader_options))
+                plan_expert_memory(budget_bytes, needs, engine.token_slot_bytes)
+
+        with _host.loading(engine, progress, before=check_budget):
+            super().__init__(path, **arguments)
+        self._engine = engine
+
+        if expert_memory_bytes is None:
+            assert budget_bytes is not None
+            self._memory_bytes = budget_bytes
+            loaded = replace(_host.memory_of(self._ctx), dense_bytes=0, context_bytes=0)  # these are resident already
+            needs = self._needs(loaded, io_bytes=engine.io_bytes(loader_options))
+            expert_memory_bytes = max(0, budget_bytes - needs.total_bytes)
+        loader_options.expert_memory_bytes = min(expert_memory_bytes, engine.all_slots_bytes)
+        engine.set_expert_memory(loader_options)
+
+    def stats(self) -> Stats:
+        """What the expert cache did since the model was loaded."""
+        engine = self._engine
+        if engine is None:
+            return Stats(precision="dense", memory_bytes=self._memory_bytes)
+        loader = engine.loader_stats()
+        return Stats(
+            n_hits_hi=loader.n_hits_hi,
+            n_hits_lo=loader.n_hits_lo,
+            n_misses_hi=loader.n_misses_hi,
+            n_misses_lo=loader.n_misses_lo,
+            n_streamed=loader.n_streamed,
+            read_bytes_hi=loader.read_bytes_hi,
+            read_bytes_lo=loader.read_bytes_lo,
+            n_reads=loader.n_reads,
+            n_retries=loader.n_retries,
+            n_evictions=loader.n_evictions,
+            stall_us=loader.stall_us,
+            n_layer_steps=engine.n_layer_steps(),
+            n_tokens=engine.n_tokens(),
+            resident_bytes_hi=loader.resident_bytes_hi,
+            resident_bytes_lo=loader.resident_bytes_lo,
+            expert_memory_bytes=engine.arena_bytes(),
+            memory_bytes=self._memory_bytes,
+            precision="exact",
+        )
+
+    def close(self) -> None:
+        """Frees the model, its contexts and the expert cache."""
+        super().close()
+        self._engine = None
+
+    def _needs(self, context: _host.ContextNeeds, *, io_bytes: int) -> MemoryNeeds:
+        n_output_rows = 2 * self.context_params.n_ctx if self._logits_all else 1  # llama.cpp's, and `scores`
+        return MemoryNeeds(
+            process_bytes=resident_bytes(),
+            dense_bytes=context.dense_bytes,
+            context_bytes=context.context_bytes,
+            compute_bytes=context.compute_bytes,
+            output_bytes=(n_output_rows + _N_SAMPLER_ROWS) * context.n_vocab * 4,
+            io_bytes=io_bytes,
+        )
+
+
+def _check_keywords(keywords: dict[str, Any]) -> None:
+    for name in keywords:
+        if name not in _STOCK_KEYWORDS:
+            nearest = difflib.get_close_matches(name, [*_STOCK_KEYWORDS, *_OWN_KEYWORDS], n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"Llama() got an unexpected keyword argument {name!r}{hint}")
+
+
+def _check_expert_keywords(keywords: dict[str, Any]) -> None:
+    """Refuses what would contradict holding only some of the experts."""
+    if keywords.get("use_mlock"):
+        raise UsageError(
+            "use_mlock=True would keep the whole model in memory, which is what hobbit_py avoids; leave it out."
+        )
+    if keywords.get("vocab_only"):
+        raise UsageError("vocab_only=True loads no weights; use llama_cpp.Llama for that.")
+    if keywords.get("n_gpu_layers", 0) not in (0, -1):
+        raise UsageError("n_gpu_layers has no meaning here: this version computes on the CPU; leave it out.")
+
+
+def _n_usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def _sentence(message: str) -> str:
+    return message if message.endswith(".") else f"{message}."

@@ -1,0 +1,85 @@
+"""What the expert store did since the model was loaded."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final
+
+_GAUGES: Final = frozenset(
+    {"resident_bytes_hi", "resident_bytes_lo", "expert_memory_bytes", "memory_bytes", "precision", "dropped_mass"}
+)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counters since the model was loaded, then gauges of this moment.
+
+    A hit or a miss is one expert of one layer that a token, or a batch of them, selected. Streamed experts were read
+    for a long prompt, passing the cache by, and are neither. Sizes are in bytes, times in microseconds.
+    """
+
+    n_hits_hi: int = 0
+    n_hits_lo: int = 0
+    n_misses_hi: int = 0
+    n_misses_lo: int = 0
+    n_skipped: int = 0
+    n_streamed: int = 0
+    read_bytes_hi: int = 0
+    read_bytes_lo: int = 0
+    n_reads: int = 0
+    n_retries: int = 0
+    n_evictions: int = 0
+    stall_us: int = 0
+    n_layer_steps: int = 0
+    n_tokens: int = 0
+    """Tokens computed, those of prompts included."""
+
+    resident_bytes_hi: int = 0
+    resident_bytes_lo: int = 0
+    expert_memory_bytes: int = 0
+    memory_bytes: int = 0
+    """The budget of the whole process; 0 if none was set."""
+    precision: str = "dense"
+    """One of "exact", "mixed" and, for a model without experts, "dense"."""
+    dropped_mass: float = 0.0
+    """Router weight of skipped experts, over all router weight; 0.0 in exact mode."""
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the selected experts that were resident; 1.0 when none was asked for."""
+        n_hits = self.n_hits_hi + self.n_hits_lo
+        n_asked = n_hits + self.n_misses_hi + self.n_misses_lo + self.n_skipped
+        return n_hits / n_asked if n_asked else 1.0
+
+    @property
+    def read_bytes(self) -> int:
+        """Expert bytes read from the drive, both precisions."""
+        return self.read_bytes_hi + self.read_bytes_lo
+
+    def since(self, earlier: Stats) -> Stats:
+        """Returns what was counted after `earlier`; gauges keep the value they have here."""
+        return replace(
+            self,
+            **{
+                field.name: getattr(self, field.name) - getattr(earlier, field.name)
+                for field in fields(self)
+                if field.name not in _GAUGES
+            },
+        )
+
+
+def peak_rss_bytes() -> int:
+    """Returns the largest resident set this process had, in bytes."""
+    # Linux carries ru_maxrss over fork and exec, so a child of a large process would report its parent's peak.
+    try:
+        with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    max_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max_rss if sys.platform == "darwin" else max_rss * 1024
