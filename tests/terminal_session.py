@@ -13,7 +13,7 @@ from types import TracebackType
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][0-9A-B]|[=>78])|\x1b[^a-zA-Z]*$")
-_PATIENCE_S = 20.0
+_PATIENCE_S = 120.0
 
 
 class TerminalSession:

@@ -32,7 +32,6 @@ ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tenso
     return tensor->view_src != nullptr || tensor->extra != nullptr ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
 }
 
-// What the model loader "read" (see store/dense_stream.h).
 void buffer_set_tensor(ggml_backend_buffer_t, ggml_tensor *, const void *, size_t, size_t) {}
 
 void buffer_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
@@ -70,6 +69,8 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
     return ggml_backend_buffer_init(type, buffer_interface, new Reservation{base, n_bytes}, size);
 }
 
+bool type_is_host(ggml_backend_buffer_type_t type) { return static_cast<StoreBufferType *>(type->context)->is_loading(); }
+
 size_t type_alignment(ggml_backend_buffer_type_t) { return store_alignment; }
 
 const ggml_backend_buffer_type_i type_interface = {
@@ -78,7 +79,7 @@ const ggml_backend_buffer_type_i type_interface = {
     /* .get_alignment  = */ type_alignment,
     /* .get_max_size   = */ nullptr,
     /* .get_alloc_size = */ nullptr,
-    /* .is_host        = */ nullptr, // no: then everybody goes through set_tensor and get_tensor
+    /* .is_host        = */ type_is_host,
 };
 
 } // namespace

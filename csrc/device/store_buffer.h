@@ -5,6 +5,7 @@
 #include "ggml-backend-impl.h"
 #include "moe/model_experts.h"
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,6 +27,12 @@ class StoreBufferType {
     ggml_backend_buffer_type_t get() { return &type_; }
     static bool                owns(ggml_backend_buffer_t buffer);
 
+    // While llama.cpp loads the model its buffers pass for host memory, into which the loader reads directly (and the
+    // stream makes that read empty); others it would fill from a temporary buffer as large as the tensor. Afterwards
+    // they do not: whoever wants the bytes must come through the buffer's functions.
+    void set_loading(bool loading) { loading_ = loading; }
+    bool is_loading() const { return loading_; }
+
     ExpertTensor * find(const std::string & tensor_name);
     Status         read(const std::string & tensor_name, uint64_t offset, std::byte * dst, uint64_t n_bytes) const;
 
@@ -33,6 +40,7 @@ class StoreBufferType {
     ggml_backend_buffer_type                      type_;
     std::unordered_map<std::string, ExpertTensor> tensors_;
     ReadTensor                                    read_;
+    std::atomic<bool>                             loading_{false};
 };
 
 } // namespace hobbit

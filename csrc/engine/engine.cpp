@@ -144,7 +144,13 @@ void Engine::describe_layers() {
 
 DenseStream & Engine::open_stream() {
     stream_ = std::make_unique<DenseStream>(hi_model_, hi_store_);
+    buffer_type_->set_loading(true);
     return *stream_;
+}
+
+void Engine::close_stream() {
+    stream_.reset();
+    buffer_type_->set_loading(false);
 }
 
 void Engine::set_expert_memory(const LoaderOptions & options) {

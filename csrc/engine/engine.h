@@ -43,7 +43,7 @@ class Engine {
     ggml_backend_dev_t         device() const { return device_; }
     ggml_backend_buffer_type_t buffer_type() { return buffer_type_->get(); }
     DenseStream &              open_stream();
-    void                       close_stream() { stream_.reset(); }
+    void                       close_stream();
     std::string                stream_error() const { return stream_ ? stream_->error() : std::string(); }
 
     // Gives the experts their memory; again to change it. REQUIRES: no graph is being computed.

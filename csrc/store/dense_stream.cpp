@@ -257,10 +257,10 @@ std::string DenseStream::error() const {
         return "";
     }
     const ReadFailure & failure = *impl_->failure;
-    const std::string   cause   = failure.os_errno == 0 ? "it ends there, shorter than when the model was opened"
+    const std::string   cause   = failure.os_errno == 0 ? "it ends there, shorter than when it was opened"
                                                         : std::strerror(failure.os_errno);
-    return "'" + impl_->paths[failure.file_idx] + "' cannot be read at offset " + std::to_string(failure.offset) + ": " +
-           cause + ".";
+    return "'" + impl_->paths[failure.file_idx] + "' cannot be read at offset " + std::to_string(failure.offset) +
+           ": " + cause + ".";
 }
 
 uint64_t DenseStream::read_bytes() const { return impl_->read_bytes.load(std::memory_order_relaxed); }

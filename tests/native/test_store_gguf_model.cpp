@@ -2,6 +2,7 @@
 #include "store/gguf_model.h"
 #include "store_support.h"
 
+#include <algorithm>
 #include <cstring>
 #include <sys/stat.h>
 
@@ -181,6 +182,17 @@ TEST_CASE("any one wrong byte of the header gives a model or a StoreError") {
         }
     }
     CHECK(n_refused > header_bytes);
+}
+
+TEST_CASE("a key without a name, on which ggml's setters would abort, is refused") {
+    const TempFolder  folder;
+    const std::string path = folder / "model.gguf";
+    write_gguf(path, small_moe(), [](gguf_context * gguf) { gguf_set_val_u32(gguf, "some_key", 1); });
+    Bytes             bytes = read_all(path);
+    const std::string key   = "some_key";
+    *std::search(bytes.begin(), bytes.end(), key.begin(), key.end()) = '\0';
+    write_all(path, bytes);
+    CHECK(contains(error_of_opening(path), "a key without a name"));
 }
 
 TEST_CASE("parts that do not make one model are refused") {

@@ -52,7 +52,13 @@ class Chat:
             elif word.startswith("/") and "/" not in word[1:]:
                 _notice(f"There is no command {word}; /help lists the commands.")
             elif message:
-                self._answer(message)
+                try:
+                    self._answer(message)
+                except KeyboardInterrupt:
+                    # Before the answer's own handling of Ctrl-C began, or after it ended.
+                    if not self._input.interactive:
+                        raise
+                    _notice("Stopped.")
 
     def _answer(self, message: str) -> None:
         try:
