@@ -12,18 +12,24 @@ namespace hobbit {
 class [[nodiscard]] Status {
   public:
     Status() = default;
-    static Status error(std::string message, int os_errno = 0) { return Status(std::move(message), os_errno); }
+    // `path` is the file that could not be read, if it was one.
+    static Status error(std::string message, int os_errno = 0, std::string path = {}) {
+        return Status(std::move(message), os_errno, std::move(path));
+    }
 
     bool                ok() const { return ok_; }
     int                 os_errno() const { return os_errno_; }
     const std::string & message() const { return message_; }
+    const std::string & path() const { return path_; }
 
   private:
-    Status(std::string message, int os_errno) : ok_(false), os_errno_(os_errno), message_(std::move(message)) {}
+    Status(std::string message, int os_errno, std::string path)
+        : ok_(false), os_errno_(os_errno), message_(std::move(message)), path_(std::move(path)) {}
 
     bool        ok_       = true;
     int         os_errno_ = 0;
     std::string message_;
+    std::string path_;
 };
 
 } // namespace hobbit

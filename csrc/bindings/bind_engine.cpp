@@ -16,9 +16,26 @@ Loader & loader_of(Engine & engine) {
     return *engine.loader();
 }
 
+struct StepCounts {
+    uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_scored_rows, dropped_mass_ppm;
+};
+
+StepCounts snapshot(const StepCounters & c) {
+    return {c.n_layer_steps, c.n_tokens, c.n_pairs_hi, c.n_pairs_lo, c.n_pairs_skipped, c.n_scored_rows, c.dropped_mass_ppm};
+}
+
 } // namespace
 
 void bind_engine(py::module_ & m) {
+    py::class_<StepCounts>(m, "StepCounts")
+        .def_readonly("n_layer_steps", &StepCounts::n_layer_steps)
+        .def_readonly("n_tokens", &StepCounts::n_tokens)
+        .def_readonly("n_pairs_hi", &StepCounts::n_pairs_hi)
+        .def_readonly("n_pairs_lo", &StepCounts::n_pairs_lo)
+        .def_readonly("n_pairs_skipped", &StepCounts::n_pairs_skipped)
+        .def_readonly("n_scored_rows", &StepCounts::n_scored_rows)
+        .def_readonly("dropped_mass_ppm", &StepCounts::dropped_mass_ppm);
+
     py::class_<EngineOptions>(m, "EngineOptions")
         .def(py::init<>())
         .def_readwrite("lo_path", &EngineOptions::lo_path)
@@ -56,10 +73,10 @@ void bind_engine(py::module_ & m) {
             if (error.ok()) {
                 return py::none();
             }
-            return py::make_tuple(error.message(), error.os_errno(), e.model().paths()[0]);
-        }, "(message, errno, path) of what made llama_decode fail, or None. Taken once.")
-        .def("n_layer_steps", [](Engine & e) { return e.counters().n_layer_steps.load(); })
-        .def("n_tokens", [](Engine & e) { return e.counters().n_tokens.load(); })
+            return py::make_tuple(error.message(), error.os_errno(), error.path());
+        }, "(message, errno, path) of what made llama_decode fail, or None. Taken once. errno 0 with a path: the file ended; no path: not a read.")
+        .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy"), py::arg("skip_renorm"))
+        .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })
         .def("stream_bytes", [](Engine & e) { return loader_of(e).stream_bytes(); })

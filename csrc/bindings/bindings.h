@@ -7,6 +7,7 @@ namespace hobbit {
 
 void bind_errors(pybind11::module_ & m);
 void bind_engine(pybind11::module_ & m);
+void bind_precision(pybind11::module_ & m);
 void bind_memory(pybind11::module_ & m);
 void bind_loader(pybind11::module_ & m);
 

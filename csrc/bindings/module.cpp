@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, m) {
     m.attr("ggml_backend_api_version") = GGML_BACKEND_API_VERSION;
     m.def("ggml_version", [] { return std::string(ggml_version()); }, "Version of the ggml mapped into this process.");
     hobbit::bind_errors(m);
+    hobbit::bind_precision(m);
     hobbit::bind_loader(m);
     hobbit::bind_engine(m);
     hobbit::bind_memory(m);

@@ -172,6 +172,11 @@ void Engine::set_expert_memory(const LoaderOptions & options) {
     experts_.loader = loader_.get();
 }
 
+void Engine::set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm) {
+    experts_.precision_policy = std::move(policy);
+    experts_.skip_renorm      = skip_renorm;
+}
+
 uint64_t Engine::token_slot_bytes() const {
     uint64_t bytes = 0;
     for (const SizeClass & c : layouts_.classes) {

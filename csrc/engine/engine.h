@@ -51,13 +51,16 @@ class Engine {
     void     set_expert_memory(const LoaderOptions & options);
     Loader * loader() { return loader_.get(); }
 
+    // From the next graph on. REQUIRES: no graph is being computed.
+    void set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm);
+
     // Memory besides the arenas of slots: stream buffers and the reader's own.
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.
     uint64_t token_slot_bytes() const;
     uint64_t all_slots_bytes() const; // every expert in hi
 
-    StepCounters & counters() { return experts_.counters; }
+    const StepCounters & counters() const { return experts_.counters; }
     // What made llama_decode fail; ok if nothing did. Taken once.
     Status take_error() { return experts_.take_error(); }
 

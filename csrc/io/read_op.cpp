@@ -43,7 +43,7 @@ Status read_error(const ReadOp & op, const std::string & path, int os_errno) {
         os_errno == 0 ? "the file ends before the last of them" : std::generic_category().message(os_errno);
     return Status::error("cannot read " + std::to_string(op.n_bytes()) + " bytes at offset " +
                              std::to_string(op.offset) + " of " + path + ": " + reason,
-                         os_errno);
+                         os_errno, path);
 }
 
 } // namespace hobbit

@@ -39,7 +39,7 @@ ExpertMatmul::ExpertMatmul(ggml_backend_t backend)
 
 bool ExpertMatmul::can_make_whole(const LayerView & view, LayerStep & step) {
     const auto & leases = step.load().leases();
-    if (!step.load().all_hit()) {
+    if (!step.load().all_hit() || !step.skipped_rows().empty()) {
         return false;
     }
     const int32_t class_idx = leases[0].slot.class_idx;
@@ -51,6 +51,12 @@ bool ExpertMatmul::can_make_whole(const LayerView & view, LayerStep & step) {
     const uint64_t n_rows  = static_cast<uint64_t>(view.n_used()) * view.n_tokens();
     const uint64_t n_slots = view.model->loader->n_slots(class_idx);
     return n_rows * n_slots * row_list_bytes <= max_workspace_bytes;
+}
+
+void ExpertMatmul::clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows) {
+    for (uint32_t row : rows) {
+        ggml_backend_tensor_memset(node.node, 0, row * node.node->nb[1], node.node->nb[1]);
+    }
 }
 
 ggml_tensor * ExpertMatmul::weights_at(InnerGraph & graph, const PartShape & shape, int64_t n, uint64_t stride,

@@ -30,6 +30,10 @@ class ExpertMatmul {
     Status add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
                     const std::vector<uint32_t> & lease_idxs);
 
+    // Zeroes rows of the node's output that no expert computes: what is there may be NaN, and NaN times a gate weight of
+    // zero is NaN. REQUIRES: what used the memory before was computed.
+    static void clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows);
+
   private:
     Status add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
                           uint32_t lease_idx);

@@ -1,6 +1,7 @@
 #include "moe/graph_runner.h"
 
 #include <algorithm>
+#include <exception>
 
 namespace hobbit {
 
@@ -24,13 +25,30 @@ bool is_no_op(const ggml_tensor * node) {
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner) {}
 
-ggml_status GraphRunner::compute(ggml_cgraph * graph) {
+ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
+    ModelExperts * model = nullptr;
+    Status         status;
+    try {
+        status = run(graph, model);
+    } catch (const std::exception & error) { // out of memory, or a policy written in Python
+        status = Status::error(error.what());
+    }
+    inner_.clear();
+    pending_.clear();
+    step_.end();
+    if (status.ok()) {
+        return GGML_STATUS_SUCCESS;
+    }
+    if (model != nullptr) {
+        model->set_error(status);
+    }
+    return GGML_STATUS_FAILED;
+}
+
+Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
-
-    ModelExperts * model  = nullptr;
-    Status         status = {};
-    for (int i = 0; i < n_nodes && status.ok();) {
+    for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
@@ -42,25 +60,17 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) {
             model = view_.model;
             model->counters.n_tokens += view_.n_tokens();
         }
-        status = inner_.compute(); // up to the router; also the end of the layer before, whose experts may go now
+        // Up to the router; also the end of the layer before, whose experts may go now.
+        if (Status status = inner_.compute(); !status.ok()) {
+            return status;
+        }
         step_.end();
-        if (status.ok()) {
-            status = compute_layer(graph);
+        if (Status status = compute_layer(graph); !status.ok()) {
+            return status;
         }
         i = view_.end_idx;
     }
-    if (status.ok()) {
-        status = inner_.compute();
-    }
-    inner_.clear();
-    step_.end();
-    if (status.ok()) {
-        return GGML_STATUS_SUCCESS;
-    }
-    if (model != nullptr) {
-        model->set_error(status);
-    }
-    return GGML_STATUS_FAILED;
+    return inner_.compute();
 }
 
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
@@ -116,6 +126,13 @@ Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
         if (!is_expert) {
             inner_.add(node);
             continue;
+        }
+        if (!step_.skipped_rows().empty()) {
+            // Now, not in the run: what the run still reads may lie in the same memory.
+            if (Status status = inner_.compute(); !status.ok()) {
+                return status;
+            }
+            matmul_.clear_rows(*next, step_.skipped_rows());
         }
         if (Status status = add_ready_rows(*next); !status.ok()) {
             return status;

@@ -19,7 +19,8 @@ class GraphRunner {
   public:
     GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer);
 
-    ggml_status compute(ggml_cgraph * graph);
+    // On failure the reason is with the model whose experts the graph uses (ModelExperts::take_error).
+    ggml_status compute(ggml_cgraph * graph) noexcept;
 
   private:
     // An expert node some of whose rows still wait for their expert.
@@ -28,6 +29,7 @@ class GraphRunner {
         std::vector<uint32_t> lease_idxs;
     };
 
+    Status run(ggml_cgraph * graph, ModelExperts *& model);
     Status compute_layer(ggml_cgraph * graph);
     Status compute_resident(ggml_cgraph * graph, int first_idx);
     Status compute_arriving(ggml_cgraph * graph, int first_idx);

@@ -37,10 +37,15 @@ Status LayerStep::read_ids(const LayerView & view) {
 void LayerStep::group_rows(const LayerView & view) {
     lease_of_.assign(view.model->layers[view.layer_idx].n_expert, -1);
     keys_.clear();
-    for (int32_t id : ids_) {
-        if (lease_of_[id] < 0) {
+    skipped_rows_.clear();
+    for (uint32_t row = 0; row < ids_.size(); ++row) {
+        const int32_t id     = ids_[row];
+        const Choice  choice = precision_.choice_of(id);
+        if (choice == Choice::skip) {
+            skipped_rows_.push_back(row);
+        } else if (lease_of_[id] < 0) {
             lease_of_[id] = 0;
-            keys_.push_back({view.layer_idx, static_cast<uint16_t>(id), Precision::hi});
+            keys_.push_back({view.layer_idx, static_cast<uint16_t>(id), choice == Choice::hi ? Precision::hi : Precision::lo});
         }
     }
     if (view.n_tokens() > 1) {
@@ -53,21 +58,29 @@ void LayerStep::group_rows(const LayerView & view) {
     }
     first_row_.assign(keys_.size() + 1, 0);
     for (int32_t id : ids_) {
-        ++first_row_[lease_of_[id] + 1];
+        if (lease_of_[id] >= 0) {
+            ++first_row_[lease_of_[id] + 1];
+        }
     }
     for (size_t i = 0; i < keys_.size(); ++i) {
         first_row_[i + 1] += first_row_[i];
     }
     cursor_.assign(first_row_.begin(), first_row_.end() - 1);
-    rows_.resize(ids_.size());
+    rows_.resize(ids_.size() - skipped_rows_.size());
     for (uint32_t row = 0; row < ids_.size(); ++row) {
-        rows_[cursor_[lease_of_[ids_[row]]]++] = row;
+        if (lease_of_[ids_[row]] >= 0) {
+            rows_[cursor_[lease_of_[ids_[row]]]++] = row;
+        }
     }
 }
 
 Status LayerStep::begin(const LayerView & view) {
     if (Status status = read_ids(view); !status.ok()) {
         return status;
+    }
+    precision_.decide(view, ids_, *view.model->precision_policy);
+    if (precision_.any_skipped()) {
+        precision_.drop_skipped(view, ids_, view.model->skip_renorm);
     }
     group_rows(view);
 

@@ -3,6 +3,7 @@
 
 #include "loader/loader.h"
 #include "moe/layer_view.h"
+#include "moe/precision_step.h"
 
 #include <cstdint>
 #include <memory>
@@ -20,6 +21,9 @@ class LayerStep {
 
     LoadStep & load() { return *load_; }
 
+    // Rows whose expert is skipped, ascending: they have no lease, and gate weight zero.
+    const std::vector<uint32_t> & skipped_rows() const { return skipped_rows_; }
+
     // Rows routed to the expert of a lease, ascending.
     const uint32_t * rows(uint32_t lease_idx) const { return rows_.data() + first_row_[lease_idx]; }
     uint32_t         n_rows(uint32_t lease_idx) const { return first_row_[lease_idx + 1] - first_row_[lease_idx]; }
@@ -31,9 +35,11 @@ class LayerStep {
     Status read_ids(const LayerView & view);
     void   group_rows(const LayerView & view);
 
+    PrecisionStep             precision_;
     std::unique_ptr<LoadStep> load_;
-    std::vector<int32_t>      ids_;       // [n_tokens][n_used]
-    std::vector<int32_t>      lease_of_;  // [n_expert], -1: not selected
+    std::vector<int32_t>      ids_;          // [n_tokens][n_used]
+    std::vector<int32_t>      lease_of_;     // [n_expert], -1: not selected, or skipped
+    std::vector<uint32_t>     skipped_rows_;
     std::vector<ExpertKey>    keys_;      // [n_leases]
     std::vector<uint32_t>     first_row_; // [n_leases + 1] into rows_
     std::vector<uint32_t>     rows_;      // [n_tokens * n_used]

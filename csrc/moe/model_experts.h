@@ -4,9 +4,10 @@
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
+#include "policy/precision.h"
 
 #include <atomic>
-#include <array>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,12 +29,19 @@ struct LayerShapes {
 struct StepCounters {
     std::atomic<uint64_t> n_layer_steps{0};
     std::atomic<uint64_t> n_tokens{0}; // tokens of graphs that had experts
+    // Of (token, expert) pairs that a precision policy decided on, by what became of them.
+    std::atomic<uint64_t> n_pairs_hi{0}, n_pairs_lo{0}, n_pairs_skipped{0};
+    std::atomic<uint64_t> n_scored_rows{0};    // tokens x layers decided on
+    std::atomic<uint64_t> dropped_mass_ppm{0}; // gate mass skipped, in millionths of a token's mass in a layer, summed
 };
 
 struct ModelExperts {
     std::vector<LayerShapes> layers; // [layer_idx]
     const CopyLayouts *      layouts = nullptr;
     Loader *                 loader  = nullptr; // nullptr until the memory budget is set
+    // Set between graphs. Never nullptr.
+    std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
+    bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum
     StepCounters             counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import HostError, ModelFileError, ReadError
+from .errors import HobbitError, HostError, ModelFileError, ReadError
 
 SUPPORTED_LLAMA_CPP_PYTHON = "0.3.36"
 SUPPORTED_GGML = "0.25.3"
@@ -161,7 +161,7 @@ class _Context(_stock_context):  # type: ignore[misc, valid-type]
         if failure is None:
             return error
         message, number, path = failure
-        return ReadError(f"{message}.", number, path)
+        return ReadError(f"{message}.", number, path) if path else HobbitError(f"{message}.")
 
 
 def _load_model(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ import llama_cpp
 
 from . import _core, _host
 from .errors import ModelFileError, UsageError
-from .memory import MemoryNeeds, auto_budget, parse_budget, plan_expert_memory, resident_bytes
+from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
 from .sizes import parse_bytes
 from .stats import Stats
 
@@ -21,6 +22,7 @@ _DEFAULT_MAX_CTX = 4096
 _N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
 _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "model_path", "kwargs"}
 _OWN_KEYWORDS = ("memory", "expert_memory", "precision", "lo", "progress")
+_live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
 
 
 class Llama(llama_cpp.Llama):  # type: ignore[misc]
@@ -73,12 +75,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         path = os.fspath(model_path)
 
         self._engine: _core.Engine | None = None
+        self._granted = {"memory": memory, "expert_memory": expert_memory, "precision": precision, "lo": lo}
         self._memory_bytes = 0
         self.note: str | None = None
         try:
             engine = _core.Engine(path, _core.EngineOptions())
-        except (_core.StoreError, OSError) as error:
+        except _core.StoreError as error:
             raise ModelFileError(_sentence(str(error))) from None
+        except OSError as error:
+            raise ModelFileError(_sentence(error.strerror or str(error))) from None
 
         if not n_ctx:
             n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
@@ -98,28 +103,28 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         _check_expert_keywords(keywords)
         loader_options = _core.LoaderOptions()
-        if expert_memory_bytes is None and budget_bytes is None:
+        is_auto = budget_bytes is None
+        if budget_bytes is None:
             budget_bytes = auto_budget()
 
-        def check_budget(model_params: Any) -> None:  # noqa: ANN401
+        def before_load(model_params: Any) -> None:  # noqa: ANN401
             if expert_memory_bytes is None:
-                assert budget_bytes is not None
                 context_needs = _host.measure(engine, model_params, self.context_params, verbose=verbose)
                 needs = self._needs(context_needs, io_bytes=engine.io_bytes(loader_options))
-                plan_expert_memory(budget_bytes, needs, engine.token_slot_bytes)
+                check_budget(budget_bytes, needs, engine.token_slot_bytes, is_auto=is_auto)
 
-        with _host.loading(engine, progress, before=check_budget):
+        with _host.loading(engine, progress, before=before_load):
             super().__init__(path, **arguments)
         self._engine = engine
 
         if expert_memory_bytes is None:
-            assert budget_bytes is not None
             self._memory_bytes = budget_bytes
             loaded = replace(_host.memory_of(self._ctx), dense_bytes=0, context_bytes=0)  # these are resident already
             needs = self._needs(loaded, io_bytes=engine.io_bytes(loader_options))
             expert_memory_bytes = max(0, budget_bytes - needs.total_bytes)
         loader_options.expert_memory_bytes = min(expert_memory_bytes, engine.all_slots_bytes)
         engine.set_expert_memory(loader_options)
+        _live.add(self)
 
     def stats(self) -> Stats:
         """What the expert cache did since the model was loaded."""
@@ -149,20 +154,32 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         )
 
     def close(self) -> None:
-        """Frees the model, its contexts and the expert cache."""
-        super().close()
+        """Frees the model, its contexts and the expert cache. Safe to call again."""
+        if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument
+            super().close()
         self._engine = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `__init__` needs to load the model again; `llama_cpp.Llama` pickles this way too."""
+        state: dict[str, Any] = super().__getstate__()
+        return state | self._granted
 
     def _needs(self, context: _host.ContextNeeds, *, io_bytes: int) -> MemoryNeeds:
         n_output_rows = 2 * self.context_params.n_ctx if self._logits_all else 1  # llama.cpp's, and `scores`
         return MemoryNeeds(
-            process_bytes=resident_bytes(),
+            process_bytes=resident_bytes() + _unfilled_bytes(),
             dense_bytes=context.dense_bytes,
             context_bytes=context.context_bytes,
             compute_bytes=context.compute_bytes,
             output_bytes=(n_output_rows + _N_SAMPLER_ROWS) * context.n_vocab * 4,
             io_bytes=io_bytes,
         )
+
+
+def _unfilled_bytes() -> int:
+    """What was granted to the experts of this process's other models and is not resident yet."""
+    stats = [llama.stats() for llama in list(_live) if llama._engine is not None]
+    return sum(max(0, s.expert_memory_bytes - s.resident_bytes_hi - s.resident_bytes_lo) for s in stats)
 
 
 def _check_keywords(keywords: dict[str, Any]) -> None:

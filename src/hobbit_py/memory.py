@@ -6,7 +6,9 @@ cache, which get what the others leave.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +17,19 @@ from .sizes import format_bytes, parse_bytes
 
 _MIB = 1 << 20
 
-# `auto` leaves this much of what is free to the rest of the system: a share, and at least this many bytes.
+_PROC = Path("/proc")
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_CGROUP_V1_UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number beyond this
+
+# `auto` leaves this much of what is free to the rest of the system: a share, and at least this many bytes, but on a
+# machine with little memory not more than a quarter.
 _AUTO_HEADROOM_SHARE = 0.1
 _AUTO_HEADROOM_BYTES = 512 * _MIB
+_AUTO_MAX_HEADROOM_SHARE = 0.25
+
+# The resident set before loading differs from run to run, by what was paged in so far. The smallest budget that an error
+# names has this much more, so that it works when it is given.
+_FLOOR_SLACK_BYTES = 8 * _MIB
 
 # For what is allocated while tokens are computed and cannot be known before: sampler, Python objects, thread stacks, the
 # workspace of matmuls. Measured on the models of the tests: 10 to 25 MiB.
@@ -65,50 +77,52 @@ def parse_budget(memory: int | str) -> int | None:
     return n_bytes
 
 
-def plan_expert_memory(budget_bytes: int, needs: MemoryNeeds, token_slot_bytes: int) -> int:
-    """Bytes for the slots of experts. Raises MemoryBudgetError if the budget is below the floor."""
+def check_budget(budget_bytes: int, needs: MemoryNeeds, token_slot_bytes: int, *, is_auto: bool = False) -> None:
+    """Raises MemoryBudgetError if the budget is below the floor: all needs, and the slots of one token's experts."""
     floor_bytes = needs.total_bytes + token_slot_bytes
-    if budget_bytes < floor_bytes:
-        named_bytes = -(-floor_bytes // _MIB) * _MIB
-        raise MemoryBudgetError(
-            f"a memory budget of {format_bytes(budget_bytes)} is too small for this model, whose dense weights, context "
-            f"and buffers need more: the smallest that works is {named_bytes // _MIB}MiB.",
-            named_bytes,
-        )
-    return budget_bytes - needs.total_bytes
+    if budget_bytes >= floor_bytes:
+        return
+    named_mib = -(-(floor_bytes + _FLOOR_SLACK_BYTES) // _MIB)
+    found = "the free memory, which allows a budget of" if is_auto else "a memory budget of"
+    raise MemoryBudgetError(
+        f"{found} {format_bytes(budget_bytes)}{',' if is_auto else ''} is too small for this model, whose dense weights, "
+        f"context and buffers need more: the smallest that works is {named_mib}MiB; a shorter context needs less.",
+        named_mib * _MIB,
+    )
 
 
 def auto_budget() -> int:
     """What this process may use in all, by what the system and its cgroup have free, less some headroom."""
     free = available_bytes()
-    headroom = max(_AUTO_HEADROOM_BYTES, int(free * _AUTO_HEADROOM_SHARE))
-    return resident_bytes() + max(0, free - headroom)
+    headroom = min(_AUTO_HEADROOM_BYTES, int(free * _AUTO_MAX_HEADROOM_SHARE))
+    headroom = max(headroom, int(free * _AUTO_HEADROOM_SHARE))
+    return resident_bytes() + free - headroom
 
 
 def resident_bytes() -> int:
     """Resident set of this process."""
     try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        n_pages = int((_PROC / "self/statm").read_text(encoding="ascii").split()[1])
+        return n_pages * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, the peak
+        max_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the peak: what comes nearest to it elsewhere
+        return max_rss if sys.platform == "darwin" else max_rss * 1024
 
 
 def total_memory_bytes() -> int | None:
-    """Memory of the machine, or of the cgroup this process is in if that is less."""
+    """Memory of the machine, or of the cgroup this process is in if that is less; None where neither is known."""
     limits = [limit for limit, _used in _cgroup_limits()]
-    try:
+    with contextlib.suppress(OSError, ValueError):
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError):
-        pass
-    return min(limits) if limits else None
+    return min(limits, default=None)
 
 
 def available_bytes() -> int:
     """Memory that can be taken without swapping: the system's, or what the cgroup leaves if that is less."""
     candidates = [limit - used for limit, used in _cgroup_limits()]
-    meminfo = _read_table(Path("/proc/meminfo"))
+    meminfo = _read_table(_PROC / "meminfo")
     if "MemAvailable" in meminfo:
         candidates.append(meminfo["MemAvailable"] * 1024)
     elif not candidates:
@@ -118,42 +132,50 @@ def available_bytes() -> int:
 
 def _cgroup_limits() -> list[tuple[int, int]]:
     """(limit, bytes in use that cannot be reclaimed) of this process's memory cgroups that have a limit."""
-    found = []
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = (_PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+    found = []
     for line in lines:
         _number, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
+            # memory.high does not kill, but a process above it is slowed down until it hardly moves.
+            root, limit_names, used_name = _CGROUP_ROOT, ("memory.max", "memory.high"), "memory.current"
         elif "memory" in controllers.split(","):
-            root, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            root, limit_names, used_name = _CGROUP_ROOT / "memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes"
         else:
             continue
+        # The limits of parents bind as well. Inside a container the path is often not visible; the root's files are
+        # then the container's own.
         folder = root / path.lstrip("/")
-        # Limits of parents bind as well; inside a container the path is often not visible and the root's files are ours.
-        for level in [folder, *folder.parents]:
-            if root not in (level, *level.parents):
-                break
-            limit = _read_limit(level, *names)
-            if limit is not None:
-                found.append(limit)
+        levels = [level for level in (folder, *folder.parents) if level.is_relative_to(root)]
+        for level in levels:
+            limits = [limit for name in limit_names if (limit := _read_limit(level / name)) is not None]
+            if limits and (used := _read_used(level, used_name)) is not None:
+                found.append((min(limits), used))
     return found
 
 
-def _read_limit(folder: Path, limit_name: str, used_name: str) -> tuple[int, int] | None:
+def _read_limit(path: Path) -> int | None:
+    """None: no such file, or no limit."""
     try:
-        limit_text = (folder / limit_name).read_text(encoding="ascii").strip()
+        limit = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # "max"
+        return None
+    return limit if limit < _CGROUP_V1_UNLIMITED else None
+
+
+def _read_used(folder: Path, used_name: str) -> int | None:
+    try:
         used_bytes = int((folder / used_name).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-    if limit_text == "max" or int(limit_text) >= 1 << 60:  # v1 writes "no limit" as a huge number
-        return None
     stat = _read_table(folder / "memory.stat")
+    # Version 1 has the figures of the cgroup alone beside those that include its children, as used_bytes does.
     reclaimable = stat.get("total_inactive_file", stat.get("inactive_file", 0))
     reclaimable += stat.get("total_active_file", stat.get("active_file", 0))
-    return int(limit_text), max(0, used_bytes - reclaimable)
+    return max(0, used_bytes - reclaimable)
 
 
 def _read_table(path: Path) -> dict[str, int]:

@@ -9,7 +9,8 @@ from terminal_session import CTRL_C, CTRL_D, TerminalSession
 
 PROMPT = r"\n>"
 SUMMARY = r"(\d+) tokens?, ([\d.]+) tok/s, (\d+)% hits, ([\d.]+) GB read"
-STORY = "Tell me a long story about the sea."
+# The bundled model answers this greedily until the context is full.
+STORY = "Continue: Once upon a time"
 
 
 def chat(home: Path, *arguments: str) -> TerminalSession:
@@ -41,20 +42,15 @@ def test_conversation_from_greeting_to_exit(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
-    with chat(tmp_path, "--system", "Write very long stories and never end them.") as session:
+    with chat(tmp_path, "--temp", "0") as session:
         session.wait_for(PROMPT)
-        # Some answers are short; ask until one could be interrupted.
-        for _ in range(20):
-            session.type(f"{STORY}\r")
-            session.wait_for(re.escape(STORY))
-            session.wait_for(r"\w")
-            session.type(CTRL_C)
-            ended = session.wait_for(rf"Stopped|{SUMMARY}")[0]
-            session.wait_for(PROMPT)
-            if ended == "Stopped":
-                break
-        else:
-            raise AssertionError(f"no answer was stopped:\n{session.text}")
+        session.type(f"{STORY}\r")
+        session.wait_for(rf"{STORY}\n\w.{{20}}")
+        session.type(CTRL_C)
+        session.wait_for(r"Stopped\.")
+        summary = session.wait_for(SUMMARY)
+        assert 5 <= int(summary[1]) < 400
+        session.wait_for(PROMPT)
         session.type("What is a cat?\r")
         session.wait_for(SUMMARY)
         session.wait_for(PROMPT)

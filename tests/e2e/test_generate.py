@@ -128,7 +128,9 @@ def _truncated_header(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [None, Path.mkdir, _not_a_gguf, _empty, _truncated, _truncated_header], ids=lambda make: str(make)[:30]
+    "make",
+    [None, Path.mkdir, _not_a_gguf, _empty, _truncated, _truncated_header],
+    ids=["missing", "folder", "not a GGUF", "empty", "truncated", "truncated header"],
 )
 def test_bad_model_file_is_one_sentence(make: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"

@@ -179,3 +179,20 @@ def test_piped_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 def test_ask_raises_usage_error_for_a_message_that_cannot_fit() -> None:
     with pytest.raises(UsageError):
         conversation(n_ctx=64).ask("x" * 64, lambda _text: None, lambda _text: None)
+
+
+def test_ctrl_c_outside_of_an_answer_does_not_end_the_chat(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = conversation(["One."], ["Two."])
+    ask, questions = talk.ask, []
+
+    def interrupted_once(question: str, *callbacks: Any) -> Any:
+        questions.append(question)
+        if len(questions) == 1:
+            raise KeyboardInterrupt
+        return ask(question, *callbacks)
+
+    talk.ask = interrupted_once  # type: ignore[method-assign]
+    Chat(talk, Lines("first", "second")).run()
+    shown = capsys.readouterr()
+    assert shown.out == "One.\n"
+    assert "Stopped." in shown.err

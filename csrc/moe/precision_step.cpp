@@ -1,0 +1,105 @@
+#include "moe/precision_step.h"
+
+#include "ggml-backend.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+namespace hobbit {
+
+void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & ids, const PrecisionPolicy & policy) {
+    const uint32_t n_expert = view.model->layers[view.layer_idx].n_expert;
+    const uint32_t n_used   = view.n_used();
+    any_skipped_            = false;
+    // An architecture whose weights are not recognised runs exact.
+    if (policy.is_exact() || view.weights == nullptr || !view.model->layouts->has(view.layer_idx, Precision::lo)) {
+        choice_of_.assign(n_expert, Choice::hi);
+        return;
+    }
+    choice_of_.assign(n_expert, Choice::skip);
+    weights_.resize(ids.size());
+    ggml_backend_tensor_get(view.weights, weights_.data(), 0, weights_.size() * sizeof(float));
+
+    selected_.assign(ids.begin(), ids.end());
+    std::sort(selected_.begin(), selected_.end());
+    selected_.erase(std::unique(selected_.begin(), selected_.end()), selected_.end());
+    resident_of_.assign(n_expert, Resident::none);
+    const auto               n = static_cast<uint32_t>(selected_.size());
+    std::unique_ptr<bool[]>  is_resident(new bool[n]);
+    for (Precision precision : {Precision::lo, Precision::hi}) {
+        view.model->loader->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
+        for (uint32_t i = 0; i < n; ++i) {
+            if (is_resident[i]) {
+                resident_of_[static_cast<size_t>(selected_[i])] = precision == Precision::hi ? Resident::hi : Resident::lo;
+            }
+        }
+    }
+
+    ranks_.resize(n_used);
+    sorted_weights_.resize(n_used);
+    sorted_resident_.resize(n_used);
+    choices_.resize(n_used);
+    for (size_t first = 0; first < ids.size(); first += n_used) {
+        const float * weights = weights_.data() + first;
+        std::iota(ranks_.begin(), ranks_.end(), 0u);
+        std::stable_sort(ranks_.begin(), ranks_.end(), [weights](uint32_t a, uint32_t b) { return weights[a] > weights[b]; });
+        const float sum   = std::accumulate(weights, weights + n_used, 0.0f);
+        const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+        for (uint32_t i = 0; i < n_used; ++i) {
+            sorted_weights_[i]  = weights[ranks_[i]] * scale;
+            sorted_resident_[i] = resident_of_[static_cast<size_t>(ids[first + ranks_[i]])];
+        }
+        policy.choose(view.layer_idx, sorted_weights_.data(), sorted_resident_.data(), n_used, choices_.data());
+        for (uint32_t i = 0; i < n_used; ++i) {
+            Choice & choice = choice_of_[static_cast<size_t>(ids[first + ranks_[i]])];
+            choice          = std::max(choice, choices_[i]);
+        }
+    }
+
+    StepCounters & counters = view.model->counters;
+    double         dropped  = 0.0;
+    uint64_t       n_pairs[3] = {};
+    for (size_t i = 0; i < ids.size(); ++i) {
+        ++n_pairs[static_cast<size_t>(choice_of(ids[i]))];
+    }
+    any_skipped_ = n_pairs[static_cast<size_t>(Choice::skip)] > 0;
+    if (any_skipped_) {
+        for (size_t first = 0; first < ids.size(); first += n_used) {
+            float sum = 0.0f, lost = 0.0f;
+            for (uint32_t i = 0; i < n_used; ++i) {
+                sum += weights_[first + i];
+                lost += choice_of(ids[first + i]) == Choice::skip ? weights_[first + i] : 0.0f;
+            }
+            dropped += sum > 0.0f ? static_cast<double>(lost / sum) : 0.0;
+        }
+    }
+    counters.n_pairs_lo += n_pairs[static_cast<size_t>(Choice::lo)];
+    counters.n_pairs_hi += n_pairs[static_cast<size_t>(Choice::hi)];
+    counters.n_pairs_skipped += n_pairs[static_cast<size_t>(Choice::skip)];
+    counters.dropped_mass_ppm += static_cast<uint64_t>(dropped * 1e6);
+    counters.n_scored_rows += view.n_tokens();
+}
+
+void PrecisionStep::drop_skipped(const LayerView & view, const std::vector<int32_t> & ids, bool renormalise) {
+    const uint32_t n_used = view.n_used();
+    for (size_t first = 0; first < ids.size(); first += n_used) {
+        float sum = 0.0f, kept = 0.0f;
+        for (uint32_t i = 0; i < n_used; ++i) {
+            float & weight = weights_[first + i];
+            sum += weight;
+            if (choice_of(ids[first + i]) == Choice::skip) {
+                weight = 0.0f;
+            }
+            kept += weight;
+        }
+        if (renormalise && kept > 0.0f && kept < sum) {
+            for (uint32_t i = 0; i < n_used; ++i) {
+                weights_[first + i] *= sum / kept;
+            }
+        }
+    }
+    ggml_backend_tensor_set(view.weights, weights_.data(), 0, weights_.size() * sizeof(float));
+}
+
+} // namespace hobbit

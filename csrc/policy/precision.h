@@ -1,0 +1,44 @@
+// Which copy of a selected expert a token gets: the token-level half of HOBBIT (arXiv 2411.01433, section 3.2).
+//
+// Pure: no locks, no IO, no state. Each has a twin in Python (hobbit_py.policies) that is its readable specification.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace hobbit {
+
+// Ordered: where the tokens of a batch differ over an expert, the greatest choice holds for all of them.
+enum class Choice : uint8_t { skip = 0, lo = 1, hi = 2 };
+
+// The best copy of an expert that is in memory and complete.
+enum class Resident : uint8_t { none = 0, lo = 1, hi = 2 };
+
+class PrecisionPolicy {
+  public:
+    virtual ~PrecisionPolicy() = default;
+
+    // One token in one layer. gate_weights [n_used] descend and sum to 1; resident and choices are [n_used].
+    virtual void choose(uint16_t layer_idx, const float * gate_weights, const Resident * resident, uint32_t n_used,
+                        Choice * choices) const = 0;
+
+    // Whether every choice is hi whatever the weights: then they need not be asked for.
+    virtual bool is_exact() const { return false; }
+};
+
+// Everything in hi: exact mode.
+std::unique_ptr<PrecisionPolicy> make_always_high();
+
+// Everything in lo, except what is resident in hi.
+std::unique_ptr<PrecisionPolicy> make_always_low();
+
+// HOBBIT's scorer. A resident hi copy serves. Otherwise the gate mass of the better experts of the token, s, decides:
+// hi if s <= t1, lo if s <= t2, skipped beyond; the best expert is always hi. With lo_serves_hi a resident lo copy also
+// serves where hi was chosen. t1 >= 1 is exact mode.
+std::unique_ptr<PrecisionPolicy> make_thresholds(float t1, float t2, bool lo_serves_hi);
+
+// Spends a budget of gate mass: from the lightest expert up, missing ones go lo while the mass in lo stays within
+// lo_mass, and the lightest of those are skipped while the mass skipped stays within skip_mass. The best is always hi.
+std::unique_ptr<PrecisionPolicy> make_mass_budget(float lo_mass, float skip_mass);
+
+} // namespace hobbit
