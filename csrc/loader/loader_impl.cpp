@@ -24,13 +24,21 @@ Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_
     : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), reader_(reader),
       max_in_flight_(std::max(reader.queue_depth(), 1u) * 2),
       policy_(make_eviction_policy(options.eviction, n_expert)),
-      cache_(layouts, n_slots, [policy = policy_.get()](ExpertKey key) { return policy->score(key); }),
+      cache_(layouts, n_slots, [this](ExpertKey key) { return worth(key); }),
       queue_(reader.alignment(), options.max_read_bytes),
       ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment()) {
     for (const uint32_t n : n_slots) {
         loads_.emplace_back(n);
     }
     reader_.set_completion([this](uint64_t tag, const Status & status) { on_completion(tag, status); });
+}
+
+// A hi copy serves whatever its lo copy would, so beside it the lo copy is the first to go.
+double Loader::Impl::worth(ExpertKey key) const {
+    if (key.precision == Precision::lo && cache_.find({key.layer_idx, key.expert_idx, Precision::hi})) {
+        return -1.0;
+    }
+    return policy_->score(key);
 }
 
 Loader::Impl::~Impl() {

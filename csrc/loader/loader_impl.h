@@ -66,6 +66,7 @@ struct Loader::Impl {
     void                submit(std::vector<ReadOp> ops) HOBBIT_EXCLUDES(mu_);
     void                check_invariants() const HOBBIT_REQUIRES(mu_);
 
+    double           worth(ExpertKey key) const HOBBIT_REQUIRES(mu_); // of keeping a copy
     SlotLoad &       load_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     const SlotLoad & load_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
     std::byte *      slot_data(SlotRef slot, ExpertKey key, uint32_t part_idx) const;

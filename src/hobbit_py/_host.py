@@ -1,8 +1,10 @@
 """The only place that knows llama-cpp-python's inside: version gates, and loading a model with our device.
 
 llama-cpp-python has no public way to hand llama.cpp a device, a buffer type for some tensors, or a FILE* to load from.
-Its `Llama` makes its model through `llama_cpp._internals.LlamaModel`, so that class is replaced by ours while one of our
-models is being loaded, in the loading thread alone.
+Its `Llama` makes its model through `llama_cpp._internals.LlamaModel`, so that class is replaced by ours while one of
+our models is being loaded, in the loading thread alone.
+
+Import this before llama_cpp and _core, and take both from here: what it sets and checks must come first.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ SUPPORTED_LLAMA_CPP_PYTHON = "0.3.36"
 SUPPORTED_GGML = "0.25.3"
 SUPPORTED_BACKEND_API = 2
 _ALL_LAYERS = 0x7FFFFFFF
-EXPERT_TENSOR_PATTERN = rb"^blk\.\d+\.ffn_(gate|up|down|gate_up)_exps\.weight$"
+EXPERT_TENSOR_PATTERN = rb"^blk\.(0|[1-9][0-9]*)\.ffn_(gate|up|down|gate_up)_exps\.weight$"
 
 # OpenMP's workers spin between two pieces of work, by default for milliseconds: on a small machine they take the cores
 # from the reads that the next piece waits for. libgomp looks at this once, when it is loaded. A short spin keeps the
@@ -31,7 +33,7 @@ if "llama_cpp" not in sys.modules:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 try:
-    import llama_cpp
+    import llama_cpp as llama_cpp
     import llama_cpp._internals as internals
     import llama_cpp.llama_cpp as c_api
     from llama_cpp._utils import suppress_stdout_stderr
@@ -47,7 +49,7 @@ if llama_cpp.__version__ != SUPPORTED_LLAMA_CPP_PYTHON:
         f"install it with 'pip install llama-cpp-python=={SUPPORTED_LLAMA_CPP_PYTHON}'."
     )
 
-from . import _core  # noqa: E402  (llama_cpp maps the ggml that _core must find)
+from . import _core as _core  # noqa: E402  (llama_cpp maps the ggml that _core must find)
 
 if _core.ggml_version() != SUPPORTED_GGML:
     raise HostError(
@@ -64,7 +66,7 @@ if _core.ggml_backend_api_version != SUPPORTED_BACKEND_API:
 class _BufferTypeOverride(ctypes.Structure):
     """llama_model_tensor_buft_override."""
 
-    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]  # noqa: RUF012
+    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
 
 class _Load(threading.local):
@@ -180,7 +182,6 @@ def _load_model(
     devices = (ctypes.c_void_p * 2)(engine.device_address, None)
     interruptions: list[BaseException] = []
 
-    @c_api.llama_progress_callback
     def on_progress(fraction: float, _user_data: object) -> bool:
         # An exception cannot cross llama.cpp: it ends the load and is raised afterwards.
         try:
@@ -197,7 +198,7 @@ def _load_model(
     # Repacked weights need a second layout in memory, and crash on some AMX machines (docs/design.md).
     params.use_extra_bufts = False
     params.no_alloc = dry
-    params.progress_callback = on_progress
+    params.progress_callback = c_api.llama_progress_callback(on_progress)
     try:
         with suppress_stdout_stderr(disable=verbose):
             model = c_api.llama_model_load_from_file_ptr(ctypes.c_void_p(engine.open_stream()), params)
@@ -209,7 +210,8 @@ def _load_model(
             c_api.llama_model_free(model)
         raise interruptions[0]
     if model is None:
-        reason = reason or "it is damaged, or of an architecture that this llama.cpp does not know"
+        architecture = engine.architecture or "none is named"
+        reason = reason or f"it is damaged, or this llama.cpp does not know its architecture ({architecture})"
         raise ModelFileError(f"llama.cpp cannot load {engine.paths[0]}: {reason}.")
     return model
 
@@ -225,7 +227,7 @@ def measure(engine: _core.Engine, model_params: Any, context_params: Any, *, ver
                 f"llama.cpp cannot make a context of {context_params.n_ctx} tokens for {engine.paths[0]}."
             )
         try:
-            needs = _breakdown(engine, context)
+            needs = _breakdown(engine, context, dry=True)
         finally:
             c_api.llama_free(context)
         return ContextNeeds(*needs, n_vocab=c_api.llama_vocab_n_tokens(c_api.llama_model_get_vocab(model)))
@@ -235,11 +237,13 @@ def measure(engine: _core.Engine, model_params: Any, context_params: Any, *, ver
 
 def memory_of(context: Any) -> ContextNeeds:  # noqa: ANN401
     """What an existing context of one of our models and its model hold."""
-    return ContextNeeds(*_breakdown(context.model.engine, context.ctx), n_vocab=context.model.n_vocab())
+    return ContextNeeds(*_breakdown(context.model.engine, context.ctx, dry=False), n_vocab=context.model.n_vocab())
 
 
-def _breakdown(engine: _core.Engine, context: Any) -> tuple[int, int, int]:  # noqa: ANN401
-    return _core.memory_breakdown(ctypes.cast(context, ctypes.c_void_p).value, engine.buffer_type_address)
+def _breakdown(engine: _core.Engine, context: Any, *, dry: bool) -> tuple[int, int, int]:  # noqa: ANN401
+    address = ctypes.cast(context, ctypes.c_void_p).value
+    assert address is not None
+    return _core.memory_breakdown(address, engine.buffer_type_address, dry)
 
 
 def new_context(model: Any, params: Any, *, verbose: bool = False) -> Any:  # noqa: ANN401

@@ -10,33 +10,41 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import llama_cpp
-
-from . import _core, _host
+from . import _host
+from ._host import _core, llama_cpp
+from ._native_policies import to_native
 from .errors import ModelFileError, UsageError
 from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
+from .mixed import check_lo, choose_lo, mixed_settings
+from .policies import PrecisionPolicy
 from .sizes import parse_bytes
 from .stats import Stats
 
 _DEFAULT_MAX_CTX = 4096
+_STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
 _N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
 _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "model_path", "kwargs"}
-_OWN_KEYWORDS = ("memory", "expert_memory", "precision", "lo", "progress")
+_OWN_KEYWORDS = ("memory", "expert_memory", "precision", "lo", "lo_share", "policy", "skip_renorm", "progress")
 _live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
 
 
 class Llama(llama_cpp.Llama):  # type: ignore[misc]
     """A drop-in `llama_cpp.Llama` that keeps only the experts that matter in memory.
 
-    Everything of `llama_cpp.Llama` works: completions, chat, streaming, embeddings, saved state. With `precision="exact"`
-    tokens and logits are bit-identical to it, whatever the budget.
+    Everything of `llama_cpp.Llama` works: completions, chat, streaming, embeddings, saved state. With
+    `precision="exact"` tokens and logits are bit-identical to it, whatever the budget.
 
     Args:
         model_path: GGUF file, or the first part of a split one.
         memory: Budget of the whole process in bytes, as text ("8GiB"), or "auto": what the system has free.
         expert_memory: Bytes for the expert cache alone, instead of `memory`; for experiments.
-        precision: "exact" or "auto".
-        lo: GGUF with the low-precision copies.
+        precision: "exact", "mixed", or "auto": mixed if there is a lo copy.
+        lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
+            one beside the model, `<model>.lo-*.gguf`.
+        lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else a half.
+        policy: Decides in mixed mode which copy of an expert a token gets; see `hobbit_py.policies`. None: the
+            thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
+        skip_renorm: See `set_policy`.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
         n_threads: Compute threads; None: every core this process may use.
@@ -50,6 +58,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         TypeError: An unknown keyword.
     """
 
+    _engine: _core.Engine | None = None
+
     def __init__(
         self,
         model_path: str | os.PathLike[str],
@@ -58,6 +68,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         expert_memory: int | str | None = None,
         precision: str = "auto",
         lo: str | os.PathLike[str] | None = None,
+        lo_share: float | None = None,
+        policy: PrecisionPolicy | None = None,
+        skip_renorm: bool = False,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
         n_threads: int | None = None,
@@ -66,20 +79,32 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         **keywords: Any,  # noqa: ANN401
     ) -> None:
         _check_keywords(keywords)
-        if precision not in ("auto", "exact"):
-            raise UsageError(f"precision is {precision!r} and must be 'auto' or 'exact'.")
-        if lo is not None:
-            raise UsageError("lo was given, but mixed precision is not part of this version; leave it out.")
+        if precision not in ("auto", "exact", "mixed"):
+            raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
+        if lo_share is not None and not 0.0 <= lo_share <= 1.0:
+            raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
         expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
         budget_bytes = parse_budget(memory)
         path = os.fspath(model_path)
 
-        self._engine: _core.Engine | None = None
-        self._granted = {"memory": memory, "expert_memory": expert_memory, "precision": precision, "lo": lo}
+        self._own_arguments: dict[str, Any] = {
+            "memory": memory,
+            "expert_memory": expert_memory,
+            "precision": precision,
+            "lo": lo,
+            "lo_share": lo_share,
+            "policy": policy,
+            "skip_renorm": skip_renorm,
+        }
         self._memory_bytes = 0
+        self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
         self.note: str | None = None
+        engine_options = _core.EngineOptions()
+        lo_path = choose_lo(path, lo, precision)
+        if lo_path is not None:
+            engine_options.lo_path = os.fspath(lo_path)
         try:
-            engine = _core.Engine(path, _core.EngineOptions())
+            engine = _core.Engine(path, engine_options)
         except _core.StoreError as error:
             raise ModelFileError(_sentence(str(error))) from None
         except OSError as error:
@@ -102,7 +127,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             return
 
         _check_expert_keywords(keywords)
+        if lo_path is not None:
+            check_lo(engine.paths, lo_path)
         loader_options = _core.LoaderOptions()
+        max_stream_bytes = loader_options.stream_bytes
+        if expert_memory_bytes is None:
+            loader_options.stream_bytes = 0  # the least that works, until it is known what is left
         is_auto = budget_bytes is None
         if budget_bytes is None:
             budget_bytes = auto_budget()
@@ -121,17 +151,44 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._memory_bytes = budget_bytes
             loaded = replace(_host.memory_of(self._ctx), dense_bytes=0, context_bytes=0)  # these are resident already
             needs = self._needs(loaded, io_bytes=engine.io_bytes(loader_options))
+            spare_bytes = max(0, budget_bytes - needs.total_bytes)
+            loader_options.stream_bytes = min(max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
+            needs = replace(needs, io_bytes=engine.io_bytes(loader_options))
             expert_memory_bytes = max(0, budget_bytes - needs.total_bytes)
         loader_options.expert_memory_bytes = min(expert_memory_bytes, engine.all_slots_bytes)
+        if lo_path is not None:
+            settings = mixed_settings(
+                engine.paths, lo_path, engine.n_expert_used, policy=policy, lo_share=lo_share
+            )
+            self.note = settings.note
+            loader_options.lo_share = settings.lo_share
+            if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
+                loader_options.lo_share = 0.0  # every expert fits in hi
+            self.set_policy(settings.policy, skip_renorm=skip_renorm)
         engine.set_expert_memory(loader_options)
         _live.add(self)
 
+    def set_policy(self, policy: PrecisionPolicy, *, skip_renorm: bool = False) -> None:
+        """Decides from the next token on which copy of a missing expert is used; without a lo copy it has no effect.
+
+        Args:
+            policy: One of `hobbit_py.policies`, or an object of one's own with the same `choose` method. What that
+                raises ends the request with a HobbitError.
+            skip_renorm: Whether the weights of a token's other experts grow to make up for a skipped one.
+
+        Raises:
+            UsageError: `policy` has no `choose` method.
+        """
+        if self._engine is not None:
+            self._engine.set_precision_policy(to_native(policy), skip_renorm)
+
     def stats(self) -> Stats:
-        """What the expert cache did since the model was loaded."""
+        """What the expert cache did since the model was loaded; after `close()`, until then."""
         engine = self._engine
         if engine is None:
-            return Stats(precision="dense", memory_bytes=self._memory_bytes)
+            return self._last_stats
         loader = engine.loader_stats()
+        counts = engine.step_counters()
         return Stats(
             n_hits_hi=loader.n_hits_hi,
             n_hits_lo=loader.n_hits_lo,
@@ -144,25 +201,31 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             n_retries=loader.n_retries,
             n_evictions=loader.n_evictions,
             stall_us=loader.stall_us,
-            n_layer_steps=engine.n_layer_steps(),
-            n_tokens=engine.n_tokens(),
+            n_layer_steps=counts.n_layer_steps,
+            n_tokens=counts.n_tokens,
+            n_used_hi=counts.n_pairs_hi,
+            n_used_lo=counts.n_pairs_lo,
+            n_skipped=counts.n_pairs_skipped,
+            dropped_mass=counts.dropped_mass_ppm / 1e6 / counts.n_scored_rows if counts.n_scored_rows else 0.0,
             resident_bytes_hi=loader.resident_bytes_hi,
             resident_bytes_lo=loader.resident_bytes_lo,
             expert_memory_bytes=engine.arena_bytes(),
             memory_bytes=self._memory_bytes,
-            precision="exact",
+            precision="mixed" if engine.has_lo else "exact",
         )
 
     def close(self) -> None:
         """Frees the model, its contexts and the expert cache. Safe to call again."""
         if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument
             super().close()
-        self._engine = None
+        if self._engine is not None:
+            self._last_stats = self.stats()
+            self._engine = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What `__init__` needs to load the model again; `llama_cpp.Llama` pickles this way too."""
         state: dict[str, Any] = super().__getstate__()
-        return state | self._granted
+        return state | self._own_arguments
 
     def _needs(self, context: _host.ContextNeeds, *, io_bytes: int) -> MemoryNeeds:
         n_output_rows = 2 * self.context_params.n_ctx if self._logits_all else 1  # llama.cpp's, and `scores`

@@ -27,12 +27,12 @@ _AUTO_HEADROOM_SHARE = 0.1
 _AUTO_HEADROOM_BYTES = 512 * _MIB
 _AUTO_MAX_HEADROOM_SHARE = 0.25
 
-# The resident set before loading differs from run to run, by what was paged in so far. The smallest budget that an error
-# names has this much more, so that it works when it is given.
+# The resident set before loading differs from run to run, by what was paged in so far. The smallest budget that an
+# error names has this much more, so that it works when it is given.
 _FLOOR_SLACK_BYTES = 8 * _MIB
 
-# For what is allocated while tokens are computed and cannot be known before: sampler, Python objects, thread stacks, the
-# workspace of matmuls. Measured on the models of the tests: 10 to 25 MiB.
+# For what is allocated while tokens are computed and cannot be known before: sampler, Python objects, thread stacks,
+# the workspace of matmuls. Measured on the models of the tests: 10 to 25 MiB.
 _MARGIN_SHARE = 0.01
 _MARGIN_BYTES = 32 * _MIB
 
@@ -85,8 +85,9 @@ def check_budget(budget_bytes: int, needs: MemoryNeeds, token_slot_bytes: int, *
     named_mib = -(-(floor_bytes + _FLOOR_SLACK_BYTES) // _MIB)
     found = "the free memory, which allows a budget of" if is_auto else "a memory budget of"
     raise MemoryBudgetError(
-        f"{found} {format_bytes(budget_bytes)}{',' if is_auto else ''} is too small for this model, whose dense weights, "
-        f"context and buffers need more: the smallest that works is {named_mib}MiB; a shorter context needs less.",
+        f"{found} {format_bytes(budget_bytes)}{',' if is_auto else ''} is too small for this model, whose dense "
+        f"weights, context and buffers need more: the smallest that works is {named_mib}MiB; a shorter context needs "
+        "less.",
         named_mib * _MIB,
     )
 
@@ -139,6 +140,7 @@ def _cgroup_limits() -> list[tuple[int, int]]:
     found = []
     for line in lines:
         _number, controllers, path = line.split(":", 2)
+        limit_names: tuple[str, ...]
         if controllers == "":
             # memory.high does not kill, but a process above it is slowed down until it hardly moves.
             root, limit_names, used_name = _CGROUP_ROOT, ("memory.max", "memory.high"), "memory.current"

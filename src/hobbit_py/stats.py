@@ -25,6 +25,9 @@ class Stats:
     n_hits_lo: int = 0
     n_misses_hi: int = 0
     n_misses_lo: int = 0
+    n_used_hi: int = 0
+    """In mixed mode, experts of tokens that were computed in hi; the next two in lo, and not at all."""
+    n_used_lo: int = 0
     n_skipped: int = 0
     n_streamed: int = 0
     read_bytes_hi: int = 0

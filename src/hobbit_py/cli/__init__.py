@@ -21,6 +21,9 @@ from ..errors import HobbitError, UsageError
 _COMMANDS = {
     "chat": "Talk with a model in the terminal.",
     "generate": "Continue a prompt, for pipes and scripts.",
+    "pack": "Make low-precision copies of a model's experts.",
+    "perplexity": "Measure a model's perplexity on a text, and its distance to exact mode.",
+    "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
 _EXIT_FAILURE = 1
 _EXIT_INTERRUPTED = 130

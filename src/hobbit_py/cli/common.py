@@ -112,10 +112,15 @@ def model_parameters(command: _Command) -> _Command:
     return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
 
 
-def load_llama(options: ModelOptions) -> Llama:
+def loading_parameters(command: _Command) -> _Command:
+    """Adds MODEL and the options that fill ModelOptions, except --seed: for commands that sample nothing."""
+    return reduce(lambda decorated, parameter: parameter(decorated), reversed(_MODEL_PARAMETERS), command)
+
+
+def load_llama(options: ModelOptions, **keywords: Any) -> Llama:  # noqa: ANN401
     """Loads the model, with a progress bar if stderr is a terminal, and shows the model's note on stderr.
 
-    Raises HobbitError; Ctrl-C ends the process with 130.
+    `keywords` go to hobbit_py.Llama as they are. Raises HobbitError; Ctrl-C ends the process with 130.
     """
     if options.memory is not None and options.expert_memory is not None:
         raise UsageError(
@@ -124,7 +129,7 @@ def load_llama(options: ModelOptions) -> Llama:
         )
     model_path = options.model or bundled_model()
     with _progress_bar(model_path.name, shown=sys.stderr.isatty() and not options.verbose) as progress:
-        llama = _construct(model_path, options, progress)
+        llama = _construct(model_path, options, progress, keywords)
     if options.seed is not None:
         # llama_cpp.Llama takes seed=0 for "no seed".
         llama.set_seed(options.seed)
@@ -157,7 +162,9 @@ def _progress_bar(name: str, *, shown: bool) -> Iterator[Callable[[float], None]
             yield lambda fraction: bar.update(task, completed=fraction)
 
 
-def _construct(model_path: Path, options: ModelOptions, progress: Callable[[float], None]) -> Llama:
+def _construct(
+    model_path: Path, options: ModelOptions, progress: Callable[[float], None], keywords: dict[str, Any]
+) -> Llama:
     from ..llama import Llama
     from .native_log import keep_native_errors
 
@@ -177,6 +184,7 @@ def _construct(model_path: Path, options: ModelOptions, progress: Callable[[floa
             progress=progress,
             verbose=options.verbose,
             **{name: value for name, value in given.items() if value is not None},
+            **keywords,
         )
     except (HobbitError, OSError):
         raise

@@ -1,0 +1,208 @@
+"""`hobbit perplexity`: what a mode costs in accuracy, teacher-forced on a text."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from . import common
+
+if TYPE_CHECKING:
+    from ..evaluate import Evaluation, Reference, Windows
+    from ..llama import Llama
+
+_DEFAULT_WINDOW = 512
+_CHUNK = 128  # tokens of a batch with --chunked
+
+
+@contextlib.contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[float], None] | None]:
+    """A bar on stderr if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(description, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)
+
+
+def report(evaluation: Evaluation, precision: str) -> dict[str, Any]:
+    """What --json prints; figures that were not measured are None."""
+    share_hi, share_lo, share_skip = evaluation.shares
+    divergence = evaluation.divergence
+    return {
+        "perplexity": evaluation.perplexity,
+        "loss": divergence.loss if divergence else None,
+        "loss_se": divergence.loss_se if divergence else None,
+        "kl_mean": divergence.kl_mean if divergence else None,
+        "kl_p99": divergence.kl_p99 if divergence else None,
+        "top1_agreement": divergence.top1_agreement if divergence else None,
+        "share_hi": share_hi,
+        "share_lo": share_lo,
+        "share_skip": share_skip,
+        "dropped_mass": evaluation.stats.dropped_mass,
+        "read_bytes_per_token": evaluation.read_bytes_per_token,
+        "hit_rate": evaluation.stats.hit_rate,
+        "tokens": evaluation.n_tokens,
+        "tokens_scored": len(evaluation.nll),
+        "tok_s": evaluation.n_tokens / evaluation.elapsed_s,
+        "precision": precision,
+    }
+
+
+def _sentences(figures: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"perplexity {figures['perplexity']:.4f} over {figures['tokens_scored']} predictions "
+        f"({figures['tokens']} tokens evaluated, {figures['tok_s']:.1f} tok/s)"
+    )
+    if figures["kl_mean"] is not None:
+        yield (
+            f"against exact: {100 * figures['loss']:+.2f}% perplexity (standard error {100 * figures['loss_se']:.2f}), "
+            f"KL {figures['kl_mean']:.5f} mean, {figures['kl_p99']:.5f} p99, "
+            f"top-1 agreement {figures['top1_agreement']:.1%}"
+        )
+    if figures["precision"] == "dense":
+        return
+    yield (
+        f"{figures['precision']}: {figures['share_hi']:.1%} hi, {figures['share_lo']:.1%} lo, "
+        f"{figures['share_skip']:.1%} skipped; {figures['hit_rate']:.1%} hits, "
+        f"{figures['read_bytes_per_token'] / 1e6:.2f} MB read a token"
+    )
+
+
+def _mixed_keywords(t1: float | None, t2: float | None, lo_share: float | None, skip_renorm: bool) -> dict[str, Any]:
+    """Keywords of hobbit_py.Llama for the options that were given."""
+    keywords: dict[str, Any] = {}
+    if t1 is not None or t2 is not None:
+        from ..policies import HobbitThresholds
+
+        keywords["policy"] = HobbitThresholds(t1=0.0 if t1 is None else t1, t2=1.0 if t2 is None else t2)
+    if lo_share is not None:
+        keywords["lo_share"] = lo_share
+    if skip_renorm:
+        keywords["skip_renorm"] = True
+    return keywords
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What both runs, in exact mode and in the mode asked for, have in common."""
+
+    text: bytes
+    options: common.ModelOptions
+    max_tokens: int | None
+    chunked: bool
+
+    def exact(self) -> Reference:
+        """Predictions of exact mode, for the caller to close."""
+        from ..evaluate import Reference
+
+        with self._loaded(dataclasses.replace(self.options, precision="exact", lo=None)) as (llama, windows):
+            reference = Reference(windows.n_scored, llama.n_vocab())
+            try:
+                self._evaluate(llama, windows, "exact mode", record=reference)
+            except BaseException:
+                reference.close()
+                raise
+            return reference
+
+    def measured(self, mixed_keywords: dict[str, Any], against: Reference | None) -> tuple[Evaluation, str]:
+        """The run asked for, and its precision."""
+        with self._loaded(self.options, **mixed_keywords) as (llama, windows):
+            precision = llama.stats().precision
+            if mixed_keywords and precision != "mixed":
+                raise UsageError(
+                    "--t1, --t2, --lo-share and --skip-renorm need a lo copy and this model has none; make one with "
+                    "'hobbit pack', or name one with --lo."
+                )
+            return self._evaluate(llama, windows, f"{precision} mode", against=against), precision
+
+    @contextlib.contextmanager
+    def _loaded(self, options: common.ModelOptions, **keywords: Any) -> Iterator[tuple[Llama, Windows]]:  # noqa: ANN401
+        from ..evaluate import windows_of
+
+        if self.chunked:
+            keywords |= {"logits_all": True, "n_batch": _CHUNK}
+        llama = common.load_llama(options, **keywords)
+        try:
+            assert options.ctx is not None
+            yield llama, windows_of(llama, self.text, options.ctx, max_tokens=self.max_tokens)
+        finally:
+            llama.close()
+
+    def _evaluate(self, llama: Llama, windows: Windows, name: str, **references: Reference | None) -> Evaluation:
+        from ..evaluate import evaluate
+
+        with progress_bar(f"evaluating {name}") as progress:
+            return evaluate(llama, windows, chunked=self.chunked, progress=progress, **references)
+
+
+@click.command()
+@common.loading_parameters
+@click.option("--text", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The text to predict.")
+@click.option("--against", type=click.Choice(["exact"]), help="Also compare with exact mode, token by token.")
+@click.option("--tokens", "max_tokens", type=click.IntRange(min=8), metavar="N", help="Use the first N tokens.")
+@click.option("--chunked", is_flag=True, help="Evaluate in batches: faster, but unlike decoding.")
+@click.option("--t1", type=click.FloatRange(0, 1), metavar="X", help="Gate mass up to which a miss is read in hi. [default with --t2: 0]")
+@click.option("--t2", type=click.FloatRange(0, 1), metavar="X", help="Gate mass beyond which a miss is skipped. [default with --t1: 1]")
+@click.option("--lo-share", type=click.FloatRange(0, 1), metavar="X", help="Share of the memory for lo copies.")
+@click.option("--skip-renorm", is_flag=True, help="Let other experts make up for a skipped one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    text: Path,
+    against: str | None,
+    max_tokens: int | None,
+    chunked: bool,
+    t1: float | None,
+    t2: float | None,
+    lo_share: float | None,
+    skip_renorm: bool,
+    as_json: bool,
+    **model_options: object,
+) -> None:
+    """Measure how well a model predicts a text, and with --against exact what a mode costs.
+
+    The text is cut into windows of --ctx tokens (default 512), of which the second half is scored, as llama.cpp's
+    llama-perplexity does. Tokens are evaluated one at a time, as when decoding.
+
+    MODEL is a GGUF file, the first part of a split one, or nothing for the small bundled model.
+    """
+    from ..evaluate import read_text
+
+    options = common.ModelOptions.of(model_options)
+    mixed_keywords = _mixed_keywords(t1, t2, lo_share, skip_renorm)
+    if mixed_keywords and options.precision == "exact":
+        raise UsageError("--t1, --t2, --lo-share and --skip-renorm have no meaning with --precision exact; leave them out.")
+    options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
+    run = _Run(read_text(text), options, max_tokens, chunked)
+    with contextlib.ExitStack() as stack:
+        reference = None
+        if against is not None:
+            reference = stack.enter_context(run.exact())
+        evaluation, precision = run.measured(mixed_keywords, reference)
+    figures = report(evaluation, precision)
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        for sentence in _sentences(figures):
+            click.echo(sentence)

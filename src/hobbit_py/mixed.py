@@ -1,0 +1,97 @@
+"""What mixed precision runs with when the user leaves it open: which lo copy, which thresholds, what share of the memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+from .policies import HobbitThresholds, PrecisionPolicy
+from .tune import load_tuning
+
+_DEFAULT_LO_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class MixedSettings:
+    """How a model with a lo copy runs, and one sentence about it."""
+
+    policy: PrecisionPolicy
+    lo_share: float
+    note: str
+
+
+def choose_lo(
+    model_path: str | os.PathLike[str], lo: str | os.PathLike[str] | None, precision: str
+) -> str | os.PathLike[str] | None:
+    """The lo copy to run with: the given one, else the one beside the model; None for exact mode.
+
+    Raises UsageError for precision "mixed" without a lo copy.
+    """
+    if precision == "exact":
+        return None
+    if lo is None:
+        from .pack import find_lo  # here: its quantisers are needed by no model without a lo copy
+
+        lo = find_lo(model_path)
+    if lo is None and precision == "mixed":
+        raise UsageError(
+            f"Mixed precision needs a lo copy and there is none beside {os.fspath(model_path)!r}; make one with "
+            f"'hobbit pack', or give a smaller quantisation of the model as lo."
+        )
+    return lo
+
+
+def check_lo(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> None:
+    """Raises ModelFileError for a lo copy that was made from another model."""
+    from .pack import verify
+
+    verify(model_paths, lo)
+
+
+def default_policy(n_expert_used: int) -> HobbitThresholds:
+    """The thresholds of a model that was not tuned.
+
+    Two experts a token: the values of the HOBBIT paper. With more, every expert but the best has so little weight that
+    its lo copy costs next to nothing, while skipping does (docs/accuracy.md).
+    """
+    return HobbitThresholds(0.6, 0.9) if n_expert_used <= 2 else HobbitThresholds(0.0, 1.0)
+
+
+def mixed_settings(
+    model_paths: Sequence[str],
+    lo: str | os.PathLike[str],
+    n_expert_used: int,
+    *,
+    policy: PrecisionPolicy | None,
+    lo_share: float | None,
+) -> MixedSettings:
+    """Fills in what the user left open (None), from the tune file if it is about these very files."""
+    name = Path(lo).name
+    if policy is not None or lo_share is not None:
+        return MixedSettings(
+            policy=policy or default_policy(n_expert_used),
+            lo_share=_DEFAULT_LO_SHARE if lo_share is None else lo_share,
+            note=f"Mixed precision with lo copies from {name}; the loss of these settings is not known, "
+            f"'hobbit perplexity --against exact' measures it.",
+        )
+    tuning = load_tuning(model_paths, lo)
+    if tuning is None:
+        return MixedSettings(
+            policy=default_policy(n_expert_used),
+            lo_share=_DEFAULT_LO_SHARE,
+            note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
+        )
+    return MixedSettings(
+        policy=HobbitThresholds(tuning.t1, tuning.t2),
+        lo_share=tuning.lo_share,
+        note=f"Mixed precision with lo copies from {name}; loss {format_loss(tuning.loss)} perplexity, measured by "
+        f"hobbit tune.",
+    )
+
+
+def format_loss(loss: float) -> str:
+    """Writes a relative loss in percent, "0.4%"; a gain within the noise is "0.0%" and not "-0.0%"."""
+    return f"{100 * loss + 0.0:.1f}%".replace("-0.0%", "0.0%")

@@ -1,0 +1,7 @@
+"""Policies: small pure classes that decide what the native core does. Each built-in is also native; a user's own runs live."""
+
+from __future__ import annotations
+
+from .precision import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy
+
+__all__ = ["HI", "LO", "SKIP", "AlwaysHigh", "AlwaysLow", "HobbitThresholds", "MassBudget", "PrecisionPolicy"]
