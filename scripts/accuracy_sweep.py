@@ -84,13 +84,19 @@ class Model:
 
 
 def expert_type(path: Path) -> str:
-    return next(t.tensor_type.name for t in gguf.GGUFReader(path).tensors if "_exps.weight" in t.name)
+    """The experts' type, as `hobbit pack` names it: "Q3_K", or "Q2_K,down=Q3_K"."""
+    types = {
+        t.name.split(".")[2]: t.tensor_type.name for t in gguf.GGUFReader(path).tensors if "_exps.weight" in t.name
+    }
+    down = types.pop("ffn_down_exps")
+    others = sorted(set(types.values()))
+    return "/".join(others) if others == [down] else f"{'/'.join(others)},down={down}"
 
 
 def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena: float) -> Iterator[Point]:
     """All points of one model and arena, exact mode first."""
 
-    def point(method: str, setting: str, lo: str = "", path: Path = model.path, **keywords: Any) -> Point:
+    def point(method: str, setting: str, lo: str = "", path: Path = model.path, **keywords: object) -> Point:
         return Point(model.path.name, arena, method, setting, lo, path, keywords)
 
     def mixed(method: str, setting: str, lo: Path, policy: PrecisionPolicy, lo_share: float = 0.5) -> Point:

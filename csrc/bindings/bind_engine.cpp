@@ -21,7 +21,8 @@ struct StepCounts {
 };
 
 StepCounts snapshot(const StepCounters & c) {
-    return {c.n_layer_steps, c.n_tokens, c.n_pairs_hi, c.n_pairs_lo, c.n_pairs_skipped, c.n_scored_rows, c.dropped_mass_ppm};
+    return {c.n_layer_steps,   c.n_tokens,      c.n_pairs_hi,      c.n_pairs_lo,
+            c.n_pairs_skipped, c.n_scored_rows, c.dropped_mass_ppm};
 }
 
 } // namespace
@@ -56,25 +57,38 @@ void bind_engine(py::module_ & m) {
                                "Slots for one token's experts of one layer, every size class counted.")
         .def_property_readonly("all_slots_bytes", &Engine::all_slots_bytes, "Slots for every expert in hi.")
         .def_property_readonly("paths", [](const Engine & e) { return e.model().paths(); })
-        .def_property_readonly("architecture", [](const Engine & e) { return e.model().get_string("general.architecture"); })
-        .def("get_int", [](const Engine & e, const std::string & key, int64_t fallback) { return e.model().get_int(key, fallback); },
-             py::arg("key"), py::arg("fallback"), "Integer metadata of the model; for arrays their largest element.")
+        .def_property_readonly("architecture",
+                               [](const Engine & e) { return e.model().get_string("general.architecture"); })
+        .def(
+            "get_int",
+            [](const Engine & e, const std::string & key, int64_t fallback) {
+                return e.model().get_int(key, fallback);
+            },
+            py::arg("key"), py::arg("fallback"), "Integer metadata of the model; for arrays their largest element.")
         // Addresses for llama.cpp's C structures.
-        .def_property_readonly("device_address", [](const Engine & e) { return reinterpret_cast<uintptr_t>(e.device()); })
-        .def_property_readonly("buffer_type_address", [](Engine & e) { return reinterpret_cast<uintptr_t>(e.buffer_type()); })
-        .def("open_stream", [](Engine & e) { return reinterpret_cast<uintptr_t>(e.open_stream().file()); },
-             "Address of a FILE* that llama.cpp can load the model from; valid until close_stream().")
+        .def_property_readonly("device_address",
+                               [](const Engine & e) { return reinterpret_cast<uintptr_t>(e.device()); })
+        .def_property_readonly("buffer_type_address",
+                               [](Engine & e) { return reinterpret_cast<uintptr_t>(e.buffer_type()); })
+        .def(
+            "open_stream", [](Engine & e) { return reinterpret_cast<uintptr_t>(e.open_stream().file()); },
+            "Address of a FILE* that llama.cpp can load the model from; valid until close_stream().")
         .def("stream_error", &Engine::stream_error)
         .def("close_stream", &Engine::close_stream)
         .def("io_bytes", &Engine::io_bytes, py::arg("options"))
-        .def("set_expert_memory", &Engine::set_expert_memory, py::arg("options"), py::call_guard<py::gil_scoped_release>())
-        .def("take_error", [](Engine & e) -> py::object {
-            const Status error = e.take_error();
-            if (error.ok()) {
-                return py::none();
-            }
-            return py::make_tuple(error.message(), error.os_errno(), error.path());
-        }, "(message, errno, path) of what made llama_decode fail, or None. Taken once. errno 0 with a path: the file ended; no path: not a read.")
+        .def("set_expert_memory", &Engine::set_expert_memory, py::arg("options"),
+             py::call_guard<py::gil_scoped_release>())
+        .def(
+            "take_error",
+            [](Engine & e) -> py::object {
+                const Status error = e.take_error();
+                if (error.ok()) {
+                    return py::none();
+                }
+                return py::make_tuple(error.message(), error.os_errno(), error.path());
+            },
+            "(message, errno, path) of what made llama_decode fail, or None. Taken once. errno 0 with a path: the file "
+            "ended; no path: not a read.")
         .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy"), py::arg("skip_renorm"))
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
@@ -83,8 +97,12 @@ void bind_engine(py::module_ & m) {
         .def("reset_sequence", [](Engine & e) { loader_of(e).reset_sequence(); })
         .def("clear_cache", [](Engine & e) { loader_of(e).clear(); })
         .def("check_invariants", [](Engine & e) { loader_of(e).check_invariants(); })
-        .def("residency", [](Engine & e, uint16_t layer_idx, Precision precision) { return loader_of(e).residency(layer_idx, precision); },
-             py::arg("layer_idx"), py::arg("precision"), "[n_expert] of 0 absent, 1 loading, 2 ready.");
+        .def(
+            "residency",
+            [](Engine & e, uint16_t layer_idx, Precision precision) {
+                return loader_of(e).residency(layer_idx, precision);
+            },
+            py::arg("layer_idx"), py::arg("precision"), "[n_expert] of 0 absent, 1 loading, 2 ready.");
 }
 
 } // namespace hobbit

@@ -9,7 +9,8 @@ namespace py = pybind11;
 namespace hobbit {
 
 void bind_errors(py::module_ & m) {
-    py::register_exception<StoreError>(m, "StoreError", PyExc_ValueError).doc() = "A model file is missing, damaged or of the wrong kind.";
+    py::register_exception<StoreError>(m, "StoreError", PyExc_ValueError).doc() =
+        "A model file is missing, damaged or of the wrong kind.";
     py::register_exception_translator([](std::exception_ptr p) {
         try {
             std::rethrow_exception(p);

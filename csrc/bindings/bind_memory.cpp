@@ -23,8 +23,8 @@ namespace hobbit {
 
 namespace {
 
-// A context of a model without weights reports the size of an allocator once for each backend that shares it, and on the
-// CPU all do: the decorated device, accelerators without memory of their own, the CPU itself.
+// A context of a model without weights reports the size of an allocator once for each backend that shares it, and on
+// the CPU all do: the decorated device, accelerators without memory of their own, the CPU itself.
 size_t n_backends_on_host() {
     size_t n = 2;
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
@@ -40,7 +40,8 @@ void bind_memory(py::module_ & m) {
         "memory_breakdown",
         [](uintptr_t context_address, uintptr_t store_buffer_type_address, bool dry) {
             llama_memory_breakdown_data sum;
-            for (const auto & [type, data] : llama_get_memory_breakdown(reinterpret_cast<const llama_context *>(context_address))) {
+            for (const auto & [type, data] :
+                 llama_get_memory_breakdown(reinterpret_cast<const llama_context *>(context_address))) {
                 const bool is_store = reinterpret_cast<uintptr_t>(type) == store_buffer_type_address;
                 sum.model += is_store ? 0 : data.model;
                 sum.context += data.context;
@@ -50,7 +51,8 @@ void bind_memory(py::module_ & m) {
             return py::make_tuple(sum.model, sum.context, sum.compute);
         },
         py::arg("context_address"), py::arg("store_buffer_type_address"), py::arg("dry"),
-        "(model, context, compute) bytes of a llama_context, address space reserved for experts excluded. dry: the model "
+        "(model, context, compute) bytes of a llama_context, address space reserved for experts excluded. dry: the "
+        "model "
         "was loaded without weights.");
 }
 

@@ -33,11 +33,13 @@ class PythonPrecision final : public PrecisionPolicy {
             const auto codes = py::array_t<int64_t, py::array::c_style | py::array::forcecast>(
                 policy_.attr("choose")(layer_idx, weights, copies));
             if (codes.ndim() != 1 || codes.size() != static_cast<py::ssize_t>(n_used)) {
-                throw std::runtime_error("it returned " + std::to_string(codes.size()) + " codes for " + std::to_string(n_used) + " experts");
+                throw std::runtime_error("it returned " + std::to_string(codes.size()) + " codes for " +
+                                         std::to_string(n_used) + " experts");
             }
             for (uint32_t i = 0; i < n_used; ++i) {
                 if (codes.at(i) < 0 || codes.at(i) > 2) {
-                    throw std::runtime_error("it returned the code " + std::to_string(codes.at(i)) + ", known are 0 (skip), 1 (lo) and 2 (hi)");
+                    throw std::runtime_error("it returned the code " + std::to_string(codes.at(i)) +
+                                             ", known are 0 (skip), 1 (lo) and 2 (hi)");
                 }
                 choices[i] = static_cast<Choice>(codes.at(i));
             }
@@ -55,30 +57,44 @@ class PythonPrecision final : public PrecisionPolicy {
 
 void bind_precision(py::module_ & m) {
     py::class_<PrecisionPolicy, std::shared_ptr<PrecisionPolicy>>(m, "PrecisionPolicy")
-        .def("choose",
-             [](const PrecisionPolicy & policy, uint16_t layer_idx, const py::array_t<float, py::array::c_style | py::array::forcecast> & gate_weights,
-                const py::array_t<int8_t, py::array::c_style | py::array::forcecast> & resident) {
-                 const auto n = static_cast<uint32_t>(gate_weights.size());
-                 if (static_cast<uint32_t>(resident.size()) != n) {
-                     throw std::invalid_argument("gate_weights and resident differ in length");
-                 }
-                 std::vector<Resident> copies(n);
-                 std::vector<Choice>   choices(n);
-                 std::memcpy(copies.data(), resident.data(), n);
-                 policy.choose(layer_idx, gate_weights.data(), copies.data(), n, choices.data());
-                 py::array_t<int8_t> codes(n);
-                 std::memcpy(codes.mutable_data(), choices.data(), n);
-                 return codes;
-             },
-             py::arg("layer_idx"), py::arg("gate_weights"), py::arg("resident"));
+        .def(
+            "choose",
+            [](const PrecisionPolicy & policy, uint16_t layer_idx,
+               const py::array_t<float, py::array::c_style | py::array::forcecast> &  gate_weights,
+               const py::array_t<int8_t, py::array::c_style | py::array::forcecast> & resident) {
+                const auto n = static_cast<uint32_t>(gate_weights.size());
+                if (static_cast<uint32_t>(resident.size()) != n) {
+                    throw std::invalid_argument("gate_weights and resident differ in length");
+                }
+                std::vector<Resident> copies(n);
+                std::vector<Choice>   choices(n);
+                std::memcpy(copies.data(), resident.data(), n);
+                policy.choose(layer_idx, gate_weights.data(), copies.data(), n, choices.data());
+                py::array_t<int8_t> codes(n);
+                std::memcpy(codes.mutable_data(), choices.data(), n);
+                return codes;
+            },
+            py::arg("layer_idx"), py::arg("gate_weights"), py::arg("resident"));
     m.def("always_high", [] { return std::shared_ptr<PrecisionPolicy>(make_always_high()); });
     m.def("always_low", [] { return std::shared_ptr<PrecisionPolicy>(make_always_low()); });
-    m.def("thresholds", [](float t1, float t2, bool lo_serves_hi) { return std::shared_ptr<PrecisionPolicy>(make_thresholds(t1, t2, lo_serves_hi)); },
-          py::arg("t1"), py::arg("t2"), py::arg("lo_serves_hi"));
-    m.def("mass_budget", [](float lo_mass, float skip_mass) { return std::shared_ptr<PrecisionPolicy>(make_mass_budget(lo_mass, skip_mass)); },
-          py::arg("lo_mass"), py::arg("skip_mass"));
-    m.def("python_precision", [](py::object policy) { return std::shared_ptr<PrecisionPolicy>(std::make_shared<PythonPrecision>(std::move(policy))); },
-          py::arg("policy"));
+    m.def(
+        "thresholds",
+        [](float t1, float t2, bool lo_serves_hi) {
+            return std::shared_ptr<PrecisionPolicy>(make_thresholds(t1, t2, lo_serves_hi));
+        },
+        py::arg("t1"), py::arg("t2"), py::arg("lo_serves_hi"));
+    m.def(
+        "mass_budget",
+        [](float lo_mass, float skip_mass) {
+            return std::shared_ptr<PrecisionPolicy>(make_mass_budget(lo_mass, skip_mass));
+        },
+        py::arg("lo_mass"), py::arg("skip_mass"));
+    m.def(
+        "python_precision",
+        [](py::object policy) {
+            return std::shared_ptr<PrecisionPolicy>(std::make_shared<PythonPrecision>(std::move(policy)));
+        },
+        py::arg("policy"));
 }
 
 } // namespace hobbit

@@ -53,8 +53,8 @@ Arena::Arena(uint64_t n_bytes) {
     data_    = static_cast<std::byte *>(base);
     n_bytes_ = n_bytes;
     if (is_large) {
-        const uint64_t n_head = align_up(reinterpret_cast<uintptr_t>(base), huge_page_bytes) -
-                                reinterpret_cast<uintptr_t>(base);
+        const uint64_t n_head =
+            align_up(reinterpret_cast<uintptr_t>(base), huge_page_bytes) - reinterpret_cast<uintptr_t>(base);
         unmap(data_, n_head);
         data_ += n_head;
         unmap(data_ + n_kept, huge_page_bytes - n_head);

@@ -109,9 +109,9 @@ std::vector<uint32_t> split_budget(const std::vector<SizeClass> & classes, uint6
         }
         const int      group = static_cast<int>(c.precision);
         const double   ratio = static_cast<double>(grants[group]) / static_cast<double>(all_bytes[group]);
-        const uint64_t n     = std::min({static_cast<uint64_t>(static_cast<double>(c.n_copies) * ratio), c.n_copies,
-                                     n_left / c.slot_bytes});
-        n_slots[i]           = static_cast<uint32_t>(n);
+        const uint64_t n     = std::min(
+            {static_cast<uint64_t>(static_cast<double>(c.n_copies) * ratio), c.n_copies, n_left / c.slot_bytes});
+        n_slots[i] = static_cast<uint32_t>(n);
         n_left -= n * c.slot_bytes;
     }
 

@@ -26,18 +26,18 @@ struct CopyLayout {
 
 // Slots of one size. Layers with equal region sizes share a class, hence compete for its slots.
 struct SizeClass {
-    Precision precision   = Precision::hi;
-    uint64_t  slot_bytes  = 0; // a multiple of the alignment
-    uint64_t  n_copies    = 0; // experts that live in this class, over all layers
-    uint32_t  max_n_used  = 0; // most experts one token uses of a layer in this class
+    Precision precision  = Precision::hi;
+    uint64_t  slot_bytes = 0; // a multiple of the alignment
+    uint64_t  n_copies   = 0; // experts that live in this class, over all layers
+    uint32_t  max_n_used = 0; // most experts one token uses of a layer in this class
 };
 
 // What the layout needs to know of a layer's experts.
 struct CopySpec {
-    uint16_t              layer_idx = 0;
-    Precision             precision = Precision::hi;
-    uint32_t              n_expert  = 0;
-    uint32_t              n_used    = 0;
+    uint16_t  layer_idx = 0;
+    Precision precision = Precision::hi;
+    uint32_t  n_expert  = 0;
+    uint32_t  n_used    = 0;
     struct Part {
         uint64_t tensor_offset = 0; // in its file
         uint64_t n_bytes       = 0; // of one expert
@@ -49,10 +49,8 @@ struct CopyLayouts {
     std::vector<SizeClass>  classes;
     std::vector<CopyLayout> layouts[n_precisions]; // [precision][layer_idx]
 
-    const CopyLayout & of(ExpertKey key) const {
-        return layouts[static_cast<int>(key.precision)][key.layer_idx];
-    }
-    bool has(uint16_t layer_idx, Precision precision) const {
+    const CopyLayout & of(ExpertKey key) const { return layouts[static_cast<int>(key.precision)][key.layer_idx]; }
+    bool               has(uint16_t layer_idx, Precision precision) const {
         const auto & v = layouts[static_cast<int>(precision)];
         return layer_idx < v.size() && v[layer_idx].n_expert > 0;
     }

@@ -17,7 +17,7 @@ struct SlotRef {
     int32_t slot_idx  = -1;
 
     explicit operator bool() const { return class_idx >= 0; }
-    bool operator==(const SlotRef & o) const { return class_idx == o.class_idx && slot_idx == o.slot_idx; }
+    bool     operator==(const SlotRef & o) const { return class_idx == o.class_idx && slot_idx == o.slot_idx; }
 };
 
 enum class Admission : uint8_t {
@@ -65,15 +65,15 @@ class ExpertCache {
         std::vector<int32_t> free; // stack of free slot indices
     };
 
-    size_t    index_of(ExpertKey key) const;
-    Slot &    at(SlotRef slot);
-    int32_t   pick_victim(const Pool & pool, double & score) const;
+    size_t  index_of(ExpertKey key) const;
+    Slot &  at(SlotRef slot);
+    int32_t pick_victim(const Pool & pool, double & score) const;
 
     const CopyLayouts &  layouts_;
     Score                score_;
-    std::vector<Pool>    pools_;         // [class]
+    std::vector<Pool>    pools_;                     // [class]
     std::vector<size_t>  first_index_[n_precisions]; // [layer] into slot_of_
-    std::vector<SlotRef> slot_of_;       // [copy]
+    std::vector<SlotRef> slot_of_;                   // [copy]
     uint64_t             n_evictions_ = 0;
 };
 

@@ -26,7 +26,8 @@ struct BackendFree {
 };
 
 struct Backend {
-    explicit Backend(ggml_backend_t inner_backend) : inner(inner_backend), runner(inner_backend, StoreBufferType::owns) {}
+    explicit Backend(ggml_backend_t inner_backend)
+        : inner(inner_backend), runner(inner_backend, StoreBufferType::owns) {}
 
     std::unique_ptr<ggml_backend, BackendFree> inner;
     GraphRunner                                runner;
@@ -46,7 +47,9 @@ void backend_free(ggml_backend_t backend) {
 
 void backend_synchronize(ggml_backend_t backend) { ggml_backend_synchronize(of(backend).inner.get()); }
 
-ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) { return of(backend).runner.compute(graph); }
+ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
+    return of(backend).runner.compute(graph);
+}
 
 const ggml_backend_i backend_interface = {
     /* .get_name            = */ backend_name,
@@ -74,7 +77,9 @@ ggml_guid backend_guid = {0x68, 0x6f, 0x62, 0x62, 0x69, 0x74, 0x5f, 0x70, 0x79, 
 const char * device_name(ggml_backend_dev_t dev) { return of(dev).name.c_str(); }
 const char * device_description(ggml_backend_dev_t dev) { return of(dev).description.c_str(); }
 
-void device_memory(ggml_backend_dev_t dev, size_t * free, size_t * total) { ggml_backend_dev_memory(of(dev).inner, free, total); }
+void device_memory(ggml_backend_dev_t dev, size_t * free, size_t * total) {
+    ggml_backend_dev_memory(of(dev).inner, free, total);
+}
 
 // llama.cpp gives layers to devices of type GPU only.
 enum ggml_backend_dev_type device_type(ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; }
@@ -95,13 +100,17 @@ ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char * params) 
     return new ggml_backend{&backend_guid, backend_interface, dev, new Backend(inner)};
 }
 
-ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t dev) { return ggml_backend_dev_buffer_type(of(dev).inner); }
+ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t dev) {
+    return ggml_backend_dev_buffer_type(of(dev).inner);
+}
 
 ggml_backend_buffer_type_t device_host_buffer_type(ggml_backend_dev_t dev) {
     return ggml_backend_dev_host_buffer_type(of(dev).inner);
 }
 
-bool in_store(const ggml_tensor * tensor) { return tensor != nullptr && tensor->buffer != nullptr && StoreBufferType::owns(tensor->buffer); }
+bool in_store(const ggml_tensor * tensor) {
+    return tensor != nullptr && tensor->buffer != nullptr && StoreBufferType::owns(tensor->buffer);
+}
 
 bool device_supports_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
     bool reads_store = false;
@@ -112,26 +121,26 @@ bool device_supports_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
         return ggml_backend_dev_supports_op(of(dev).inner, op);
     }
     switch (op->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_VIEW:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true; // the scheduler aborts if nobody takes them
-        case GGML_OP_MUL_MAT_ID: {
-            if (!in_store(op->src[0]) || op->src[0]->view_src != nullptr) {
-                return false;
-            }
-            // Asked as if the weights lay in the inner device's memory, where they will be.
-            ggml_tensor weights = *op->src[0];
-            ggml_tensor node    = *op;
-            weights.buffer      = nullptr;
-            weights.extra       = nullptr;
-            node.src[0]         = &weights;
-            return ggml_backend_dev_supports_op(of(dev).inner, &node);
-        }
-        default:
+    case GGML_OP_NONE:
+    case GGML_OP_VIEW:
+    case GGML_OP_RESHAPE:
+    case GGML_OP_PERMUTE:
+    case GGML_OP_TRANSPOSE:
+        return true; // the scheduler aborts if nobody takes them
+    case GGML_OP_MUL_MAT_ID: {
+        if (!in_store(op->src[0]) || op->src[0]->view_src != nullptr) {
             return false;
+        }
+        // Asked as if the weights lay in the inner device's memory, where they will be.
+        ggml_tensor weights = *op->src[0];
+        ggml_tensor node    = *op;
+        weights.buffer      = nullptr;
+        weights.extra       = nullptr;
+        node.src[0]         = &weights;
+        return ggml_backend_dev_supports_op(of(dev).inner, &node);
+    }
+    default:
+        return false;
     }
 }
 
@@ -199,7 +208,7 @@ const ggml_backend_reg_i reg_interface = {
 };
 
 struct Registry {
-    Mutex                                                    mu;
+    Mutex                                                            mu;
     std::unordered_map<std::string, std::unique_ptr<Device>> devices HOBBIT_GUARDED_BY(mu);
 };
 

@@ -1,5 +1,5 @@
-// hobbit(X): a ggml device that wraps another one. Everything is the inner device's (memory, operations, ordinary nodes)
-// except matmuls over expert tensors, which go through the graph runner.
+// hobbit(X): a ggml device that wraps another one. Everything is the inner device's (memory, operations, ordinary
+// nodes) except matmuls over expert tensors, which go through the graph runner.
 #pragma once
 
 #include "ggml-backend-impl.h"

@@ -15,7 +15,9 @@ struct Reservation {
     size_t n_bytes = 0;
 };
 
-StoreBufferType & store_of(ggml_backend_buffer_t buffer) { return *static_cast<StoreBufferType *>(buffer->buft->context); }
+StoreBufferType & store_of(ggml_backend_buffer_t buffer) {
+    return *static_cast<StoreBufferType *>(buffer->buft->context);
+}
 
 void buffer_free(ggml_backend_buffer_t buffer) {
     auto * r = static_cast<Reservation *>(buffer->context);
@@ -34,9 +36,11 @@ ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tenso
 
 void buffer_set_tensor(ggml_backend_buffer_t, ggml_tensor *, const void *, size_t, size_t) {}
 
-void buffer_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
-    const ggml_tensor * base   = tensor->view_src != nullptr ? tensor->view_src : tensor;
-    const Status        status = store_of(buffer).read(base->name, tensor->view_offs + offset, static_cast<std::byte *>(data), size);
+void buffer_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset,
+                       size_t size) {
+    const ggml_tensor * base = tensor->view_src != nullptr ? tensor->view_src : tensor;
+    const Status        status =
+        store_of(buffer).read(base->name, tensor->view_offs + offset, static_cast<std::byte *>(data), size);
     if (!status.ok()) {
         GGML_ABORT("hobbit: %s", status.message().c_str()); // ggml has no way to report it from here
     }
@@ -69,7 +73,9 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
     return ggml_backend_buffer_init(type, buffer_interface, new Reservation{base, n_bytes}, size);
 }
 
-bool type_is_host(ggml_backend_buffer_type_t type) { return static_cast<StoreBufferType *>(type->context)->is_loading(); }
+bool type_is_host(ggml_backend_buffer_type_t type) {
+    return static_cast<StoreBufferType *>(type->context)->is_loading();
+}
 
 size_t type_alignment(ggml_backend_buffer_type_t) { return store_alignment; }
 
@@ -84,7 +90,8 @@ const ggml_backend_buffer_type_i type_interface = {
 
 } // namespace
 
-StoreBufferType::StoreBufferType(ggml_backend_dev_t device, std::unordered_map<std::string, ExpertTensor> tensors, ReadTensor read)
+StoreBufferType::StoreBufferType(ggml_backend_dev_t device, std::unordered_map<std::string, ExpertTensor> tensors,
+                                 ReadTensor read)
     : type_{type_interface, device, this}, tensors_(std::move(tensors)), read_(std::move(read)) {}
 
 bool StoreBufferType::owns(ggml_backend_buffer_t buffer) { return buffer->buft->iface.get_name == type_name; }
@@ -94,7 +101,8 @@ ExpertTensor * StoreBufferType::find(const std::string & tensor_name) {
     return it == tensors_.end() ? nullptr : &it->second;
 }
 
-Status StoreBufferType::read(const std::string & tensor_name, uint64_t offset, std::byte * dst, uint64_t n_bytes) const {
+Status StoreBufferType::read(const std::string & tensor_name, uint64_t offset, std::byte * dst,
+                             uint64_t n_bytes) const {
     return read_(tensor_name, offset, dst, n_bytes);
 }
 

@@ -19,7 +19,8 @@ class StoreBufferType {
   public:
     // Reads bytes of an expert tensor from the model's file. Only for a graph that uses one otherwise than in
     // MUL_MAT_ID: the scheduler then copies the tensor to a device that can, which is slow and right.
-    using ReadTensor = std::function<Status(const std::string & tensor_name, uint64_t offset, std::byte * dst, uint64_t n_bytes)>;
+    using ReadTensor =
+        std::function<Status(const std::string & tensor_name, uint64_t offset, std::byte * dst, uint64_t n_bytes)>;
 
     // `tensors` maps names of expert tensors to what is attached to them.
     StoreBufferType(ggml_backend_dev_t device, std::unordered_map<std::string, ExpertTensor> tensors, ReadTensor read);

@@ -29,7 +29,8 @@ Status read_range(const std::string & path, uint64_t offset, std::byte * dst, ui
         }
         if (n <= 0) {
             close(fd);
-            return Status::error("cannot read " + std::to_string(n_bytes) + " bytes at offset " + std::to_string(offset) + " of " + path);
+            return Status::error("cannot read " + std::to_string(n_bytes) + " bytes at offset " +
+                                 std::to_string(offset) + " of " + path);
         }
         dst += n;
         offset += static_cast<uint64_t>(n);
@@ -51,8 +52,8 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     if (!hi_store_.is_moe()) {
         return; // runs as plain llama.cpp
     }
-    n_expert_used_ = static_cast<uint32_t>(
-        std::max<int64_t>(1, hi_model_.get_int(hi_model_.get_string("general.architecture") + ".expert_used_count", 1)));
+    n_expert_used_ = static_cast<uint32_t>(std::max<int64_t>(
+        1, hi_model_.get_int(hi_model_.get_string("general.architecture") + ".expert_used_count", 1)));
 
     std::vector<std::string> paths = hi_model_.paths();
     if (lo_model_) {
@@ -86,8 +87,8 @@ Engine::~Engine() = default;
 
 void Engine::check_pair() const {
     const auto refuse = [this](const std::string & what, const std::string & expected, const std::string & found) {
-        throw StoreError(options_.lo_path + " is not a lo copy of " + hi_model_.paths()[0] + ": " + what + ", expected " +
-                         expected + ", found " + found + "; make one with 'hobbit pack'");
+        throw StoreError(options_.lo_path + " is not a lo copy of " + hi_model_.paths()[0] + ": " + what +
+                         ", expected " + expected + ", found " + found + "; make one with 'hobbit pack'");
     };
     for (const ExpertLayer & hi : hi_store_.layers()) {
         const ExpertLayer * lo = lo_store_->find_layer(hi.layer_idx);
@@ -95,7 +96,8 @@ void Engine::check_pair() const {
             refuse("layer " + std::to_string(hi.layer_idx), std::to_string(hi.n_expert) + " experts", "none");
         }
         if (lo->matrices.size() != hi.matrices.size()) {
-            refuse("layer " + std::to_string(hi.layer_idx), std::to_string(hi.matrices.size()) + " matrices", std::to_string(lo->matrices.size()));
+            refuse("layer " + std::to_string(hi.layer_idx), std::to_string(hi.matrices.size()) + " matrices",
+                   std::to_string(lo->matrices.size()));
         }
         for (size_t i = 0; i < hi.matrices.size(); ++i) {
             const ExpertMatrix & h = hi.matrices[i];
@@ -112,7 +114,7 @@ void Engine::check_pair() const {
 
 void Engine::describe_layers() {
     std::vector<CopySpec> specs;
-    const auto describe = [&](const ExpertStore & store, Precision precision) {
+    const auto            describe = [&](const ExpertStore & store, Precision precision) {
         for (const ExpertLayer & layer : store.layers()) {
             if (hi_store_.find_layer(layer.layer_idx) == nullptr) {
                 continue; // a lo copy may hold more than is needed

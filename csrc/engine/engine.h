@@ -17,7 +17,7 @@
 namespace hobbit {
 
 struct EngineOptions {
-    std::string lo_path;            // GGUF with the lo copies; empty: none
+    std::string lo_path; // GGUF with the lo copies; empty: none
     std::string inner_device = "CPU";
     uint32_t    n_io_threads = 4;
     bool        direct_io    = true;

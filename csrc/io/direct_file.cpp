@@ -29,8 +29,8 @@ int open_direct(const std::string & path, bool try_direct) {
 #ifdef O_DIRECT
     return try_direct ? open_file(path, O_DIRECT) : -1;
 #else
-    (void) path;
-    (void) try_direct;
+    (void)path;
+    (void)try_direct;
     return -1;
 #endif
 }
@@ -76,8 +76,8 @@ void DirectFile::drop_from_page_cache(uint64_t offset, uint64_t n_bytes) const {
     const uint64_t        end   = align_up(offset + n_bytes, page);
     ::posix_fadvise(buffered_.get(), static_cast<off_t>(begin), static_cast<off_t>(end - begin), POSIX_FADV_DONTNEED);
 #else
-    (void) offset;
-    (void) n_bytes;
+    (void)offset;
+    (void)n_bytes;
 #endif
 }
 

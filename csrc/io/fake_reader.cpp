@@ -18,9 +18,8 @@ class FakeReader final : public Reader {
   public:
     FakeReader(std::vector<std::vector<std::byte>> files, const FakeReaderOptions & options)
         : files_(std::move(files)), options_(options),
-          pool_(options.n_threads, [this](const ReadOp & op, uint64_t op_number, uint32_t) {
-              return read(op, op_number);
-          }) {}
+          pool_(options.n_threads,
+                [this](const ReadOp & op, uint64_t op_number, uint32_t) { return read(op, op_number); }) {}
 
     void     set_completion(Completion completion) override { pool_.set_completion(std::move(completion)); }
     void     submit(std::vector<ReadOp> ops) override { pool_.submit(std::move(ops)); }

@@ -11,7 +11,7 @@ namespace hobbit {
 struct FakeReadEvent {
     uint64_t op_number  = 0;
     uint64_t latency_us = 0;
-    int      os_errno   = 0; // 0 = succeeds
+    int      os_errno   = 0;     // 0 = succeeds
     bool     short_read = false; // ends before the last byte: reported as an error, as a truncated file would be
 };
 
@@ -23,6 +23,6 @@ struct FakeReaderOptions {
 };
 
 std::unique_ptr<Reader> make_fake_reader(std::vector<std::vector<std::byte>> files,
-                                         const FakeReaderOptions & options = {});
+                                         const FakeReaderOptions &           options = {});
 
 } // namespace hobbit

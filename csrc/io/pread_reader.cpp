@@ -126,11 +126,11 @@ class PreadReader final : public Reader {
         : preadv_(options.preadv), bounce_(std::max(options.n_threads, 1u)) {
         for (const std::string & path : paths) {
             const DirectFile & file = files_.emplace_back(path, options.direct);
-            align_            = std::max(align_, file.alignment());
+            align_                  = std::max(align_, file.alignment());
         }
-        pool_ = std::make_unique<ReadPool>(
-            options.n_threads,
-            [this](const ReadOp & op, uint64_t, uint32_t thread_idx) { return read(op, bounce_[thread_idx]); });
+        pool_ = std::make_unique<ReadPool>(options.n_threads, [this](const ReadOp & op, uint64_t, uint32_t thread_idx) {
+            return read(op, bounce_[thread_idx]);
+        });
     }
 
     void     set_completion(Completion completion) override { pool_->set_completion(std::move(completion)); }
@@ -175,8 +175,8 @@ class PreadReader final : public Reader {
             const uint64_t    begin     = align_down(position, align_);
             const uint64_t    piece_end = std::min(end, begin + bounce_bytes);
             const ReadSegment segment   = {bounce.get(align_), align_up(piece_end - begin, align_)};
-            const ReadResult  result    = read_fully(preadv_, file.direct_fd(), {&segment, 1, 0, 0}, begin,
-                                                     piece_end - begin, align_);
+            const ReadResult  result =
+                read_fully(preadv_, file.direct_fd(), {&segment, 1, 0, 0}, begin, piece_end - begin, align_);
             if (result.outcome != Outcome::done) {
                 return result;
             }

@@ -21,6 +21,6 @@ struct PreadReaderOptions {
 
 // Opens `paths` (index = file_idx of the operations). Throws std::system_error if one cannot be opened.
 std::unique_ptr<Reader> make_pread_reader(const std::vector<std::string> & paths,
-                                          const PreadReaderOptions & options = {});
+                                          const PreadReaderOptions &       options = {});
 
 } // namespace hobbit

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cassert>
-#include <csignal>
 #include <cerrno>
+#include <csignal>
 #include <new>
 #include <utility>
 

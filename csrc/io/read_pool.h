@@ -41,13 +41,13 @@ class ReadPool {
     const Perform      perform_;
     Reader::Completion completion_; // written before the first submit(), which publishes it to the threads
 
-    Mutex           mu_;
-    CondVar         job_queued_;
-    CondVar         all_done_;
+    Mutex                  mu_;
+    CondVar                job_queued_;
+    CondVar                all_done_;
     std::deque<Job> queue_ HOBBIT_GUARDED_BY(mu_);
-    uint64_t        n_submitted_ HOBBIT_GUARDED_BY(mu_)  = 0;
-    uint64_t        n_unfinished_ HOBBIT_GUARDED_BY(mu_) = 0; // queued, being read or in their completion
-    bool            stopping_ HOBBIT_GUARDED_BY(mu_)     = false;
+    uint64_t n_submitted_  HOBBIT_GUARDED_BY(mu_) = 0;
+    uint64_t n_unfinished_ HOBBIT_GUARDED_BY(mu_) = 0; // queued, being read or in their completion
+    bool stopping_         HOBBIT_GUARDED_BY(mu_) = false;
 
     std::vector<std::thread> threads_; // last: they use everything above
 };

@@ -25,9 +25,9 @@ struct ReadSegment {
 // use. With slack and a destination congruent to the file offset (modulo the drive's alignment) the drive writes
 // straight into the segments; otherwise the reader goes through a bounce buffer of its own.
 struct ReadOp {
-    uint64_t                 tag      = 0; // returned with the completion
-    uint32_t                 file_idx = 0;
-    uint64_t                 offset   = 0;
+    uint64_t                 tag       = 0; // returned with the completion
+    uint32_t                 file_idx  = 0;
+    uint64_t                 offset    = 0;
     bool                     has_slack = false;
     std::vector<ReadSegment> segments;
 

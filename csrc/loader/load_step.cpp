@@ -89,8 +89,8 @@ Status LoadStep::wait_any(uint32_t part_idx, std::vector<uint32_t> & wanted, std
         }
     }
     if (has_waited) {
-        loader_.stats_.stall_us += static_cast<uint64_t>(
-            std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
+        loader_.stats_.stall_us +=
+            static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
     }
     return status;
 }

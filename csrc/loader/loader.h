@@ -1,7 +1,7 @@
 // Brings experts into memory: what is missing is read, several reads at once, each matrix usable as it arrives.
 //
-// A miss gets a slot of the cache if the eviction policy grants one, and otherwise streams: its matrices pass one by one
-// through a small ring of buffers, in the order they are needed, and are gone after use. So a layer can be computed
+// A miss gets a slot of the cache if the eviction policy grants one, and otherwise streams: its matrices pass one by
+// one through a small ring of buffers, in the order they are needed, and are gone after use. So a layer can be computed
 // whatever the size of the cache (even none), and a long prompt does not flush it.
 //
 // Locks: `mu_` guards the cache, the policy, the load states and the queue; it is never held while reading, computing
@@ -28,22 +28,22 @@
 namespace hobbit {
 
 struct LoaderOptions {
-    uint64_t    expert_memory_bytes = 0;       // arenas of all slots together
-    double      lo_share            = 0.5;     // of expert_memory_bytes, for lo copies (if the model has any)
+    uint64_t    expert_memory_bytes = 0;        // arenas of all slots together
+    double      lo_share            = 0.5;      // of expert_memory_bytes, for lo copies (if the model has any)
     uint64_t    stream_bytes        = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
-    uint64_t    max_read_bytes      = 2 << 20; // longer extents are read in pieces of this, in parallel
+    uint64_t    max_read_bytes      = 2 << 20;  // longer extents are read in pieces of this, in parallel
     std::string eviction            = "frequency";
 };
 
 struct LoaderStats {
-    uint64_t n_hits[n_precisions]     = {}; // an expert wanted by a layer step was resident and complete
-    uint64_t n_misses[n_precisions]   = {}; // ... was not
-    uint64_t n_streamed               = 0;  // misses that got no slot
-    uint64_t read_bytes[n_precisions] = {}; // of expert data, alignment padding excluded
-    uint64_t n_reads                  = 0;
-    uint64_t n_retries                = 0;
-    uint64_t n_evictions              = 0;
-    uint64_t stall_us                 = 0;  // compute waited for the drive
+    uint64_t n_hits[n_precisions]         = {}; // an expert wanted by a layer step was resident and complete
+    uint64_t n_misses[n_precisions]       = {}; // ... was not
+    uint64_t n_streamed                   = 0;  // misses that got no slot
+    uint64_t read_bytes[n_precisions]     = {}; // of expert data, alignment padding excluded
+    uint64_t n_reads                      = 0;
+    uint64_t n_retries                    = 0;
+    uint64_t n_evictions                  = 0;
+    uint64_t stall_us                     = 0; // compute waited for the drive
     uint64_t resident_bytes[n_precisions] = {};
 };
 
@@ -70,8 +70,8 @@ class Loader {
     void query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n, bool * resident) const;
 
     // Pins the copies that are resident, starts reading the others. `keys` are distinct, of one layer, in the order in
-    // which they will be needed; `part_order` lists that layer's part indices in the order of use (for each precision the
-    // same). Never waits for the drive.
+    // which they will be needed; `part_order` lists that layer's part indices in the order of use (for each precision
+    // the same). Never waits for the drive.
     std::unique_ptr<LoadStep> begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
                                     Admission admission);
 
@@ -83,8 +83,8 @@ class Loader {
     // Memory of the stream buffers that a loader with this `stream_bytes` option would make.
     static uint64_t stream_ring_bytes(const CopyLayouts & layouts, uint32_t align, uint64_t stream_bytes);
 
-    uint64_t          arena_bytes() const;  // slots
-    uint64_t          stream_bytes() const; // stream buffers
+    uint64_t arena_bytes() const;  // slots
+    uint64_t stream_bytes() const; // stream buffers
 
     LoaderStats stats() const;
 

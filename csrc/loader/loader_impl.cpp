@@ -22,8 +22,7 @@ Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_
                    const std::vector<uint32_t> & n_slots, const std::vector<Arena> & arenas, ExtentOf extent_of,
                    Reader & reader, const LoaderOptions & options)
     : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), reader_(reader),
-      max_in_flight_(std::max(reader.queue_depth(), 1u) * 2),
-      policy_(make_eviction_policy(options.eviction, n_expert)),
+      max_in_flight_(std::max(reader.queue_depth(), 1u) * 2), policy_(make_eviction_policy(options.eviction, n_expert)),
       cache_(layouts, n_slots, [this](ExpertKey key) { return worth(key); }),
       queue_(reader.alignment(), options.max_read_bytes),
       ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment()) {
@@ -143,8 +142,8 @@ void Loader::Impl::queue_part(const LoadStep::Lease & lease, uint32_t part_idx, 
     const FileExtent extent = extent_of_(lease.key, part_idx);
     assert(extent.n_bytes > 0 && extent.n_bytes == layouts_.of(lease.key).parts[part_idx].n_bytes);
     const ReadTarget target{lease.slot, -1, part_idx, lease.key.precision};
-    const uint32_t   n    = queue_.push(extent, slot_data(lease.slot, lease.key, part_idx), target, order);
-    SlotLoad &       load = load_of(lease.slot);
+    const uint32_t   n           = queue_.push(extent, slot_data(lease.slot, lease.key, part_idx), target, order);
+    SlotLoad &       load        = load_of(lease.slot);
     load.n_pieces_left[part_idx] = n;
     load.n_left += n;
 }

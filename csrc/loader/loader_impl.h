@@ -45,14 +45,14 @@ struct Loader::Impl {
 
     enum class PartState : uint8_t { pending, ready, failed };
     struct PartView {
-        PartState         state = PartState::pending;
-        const std::byte * data  = nullptr;
+        PartState         state  = PartState::pending;
+        const std::byte * data   = nullptr;
         const Status *    status = nullptr; // if failed
     };
 
     // Pins what is resident, gives slots to what is not, queues the reads. Fills in the leases.
-    void open_step(std::vector<LoadStep::Lease> & leases, LoadStep::State & state,
-                   const std::vector<uint32_t> & part_order, Admission admission) HOBBIT_REQUIRES(mu_);
+    void     open_step(std::vector<LoadStep::Lease> & leases, LoadStep::State & state,
+                       const std::vector<uint32_t> & part_order, Admission admission) HOBBIT_REQUIRES(mu_);
     PartView view_part(const LoadStep::Lease & lease, int32_t request_idx, uint32_t part_idx) const
         HOBBIT_REQUIRES(mu_);
     // Gives up a streamed part, read or not.
@@ -77,18 +77,18 @@ struct Loader::Impl {
     Reader &                   reader_;
     const uint32_t             max_in_flight_; // operations handed to the reader; the rest can still be cancelled
 
-    mutable Mutex                          mu_;
-    CondVar                                changed_; // a part became ready or failed, or the last read ended
-    std::unique_ptr<EvictionPolicy>        policy_ HOBBIT_GUARDED_BY(mu_);
-    ExpertCache                            cache_ HOBBIT_GUARDED_BY(mu_);
-    std::vector<std::vector<SlotLoad>>     loads_ HOBBIT_GUARDED_BY(mu_); // [class][slot]
-    ReadQueue                              queue_ HOBBIT_GUARDED_BY(mu_);
-    StreamRing                             ring_ HOBBIT_GUARDED_BY(mu_);
-    LoaderStats                            stats_ HOBBIT_GUARDED_BY(mu_); // without n_evictions
-    std::vector<ReadPiece>                 done_ HOBBIT_GUARDED_BY(mu_);  // of the completion at work
-    uint64_t                               n_steps_ HOBBIT_GUARDED_BY(mu_)      = 0; // begun
-    uint64_t                               n_live_steps_ HOBBIT_GUARDED_BY(mu_) = 0;
-    bool                                   closing_ HOBBIT_GUARDED_BY(mu_)      = false;
+    mutable Mutex                             mu_;
+    CondVar                                   changed_; // a part became ready or failed, or the last read ended
+    std::unique_ptr<EvictionPolicy> policy_   HOBBIT_GUARDED_BY(mu_);
+    ExpertCache cache_                        HOBBIT_GUARDED_BY(mu_);
+    std::vector<std::vector<SlotLoad>> loads_ HOBBIT_GUARDED_BY(mu_); // [class][slot]
+    ReadQueue queue_                          HOBBIT_GUARDED_BY(mu_);
+    StreamRing ring_                          HOBBIT_GUARDED_BY(mu_);
+    LoaderStats stats_                        HOBBIT_GUARDED_BY(mu_);     // without n_evictions
+    std::vector<ReadPiece> done_              HOBBIT_GUARDED_BY(mu_);     // of the completion at work
+    uint64_t n_steps_                         HOBBIT_GUARDED_BY(mu_) = 0; // begun
+    uint64_t n_live_steps_                    HOBBIT_GUARDED_BY(mu_) = 0;
+    bool closing_                             HOBBIT_GUARDED_BY(mu_) = false;
 
   private:
     void    on_completion(uint64_t tag, const Status & status) HOBBIT_EXCLUDES(mu_);

@@ -18,7 +18,8 @@ void Loader::Impl::check_invariants() const {
     for (const ReadPiece & piece : queue_.pieces()) {
         if (piece.target.slot) {
             slot_pieces[static_cast<size_t>(piece.target.slot.class_idx)]
-                       [static_cast<size_t>(piece.target.slot.slot_idx)].n_pieces_left[piece.target.part_idx]++;
+                       [static_cast<size_t>(piece.target.slot.slot_idx)]
+                           .n_pieces_left[piece.target.part_idx]++;
         } else {
             const size_t request_idx = static_cast<size_t>(piece.target.request_idx);
             stream_pieces.resize(std::max(stream_pieces.size(), request_idx + 1));

@@ -59,8 +59,8 @@ int32_t StreamRing::assign_next() {
     request.buffer_idx      = free_buffers_.back();
     free_buffers_.pop_back();
     // At the file offset's place in an aligned block, so that a direct read needs no copy.
-    request.data = arena_.data() + static_cast<uint64_t>(request.buffer_idx) * buffer_bytes_ +
-                   request.extent.offset % align_;
+    request.data =
+        arena_.data() + static_cast<uint64_t>(request.buffer_idx) * buffer_bytes_ + request.extent.offset % align_;
     return idx;
 }
 
@@ -91,7 +91,7 @@ std::vector<int32_t> StreamRing::requests() const {
 }
 
 void StreamRing::check_invariants() const {
-    std::vector<int32_t> buffers = free_buffers_;
+    std::vector<int32_t> buffers   = free_buffers_;
     size_t               n_waiting = 0;
     for (const int32_t idx : requests()) {
         const StreamRequest & request = at(idx);

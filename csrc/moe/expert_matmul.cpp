@@ -122,7 +122,8 @@ Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const
             return status;
         }
     }
-    for (int32_t class_idx = 0; together && class_idx < static_cast<int32_t>(view.model->layouts->classes.size()); ++class_idx) {
+    for (int32_t class_idx = 0; together && class_idx < static_cast<int32_t>(view.model->layouts->classes.size());
+         ++class_idx) {
         if (Status status = add_together(graph, node, view, step, lease_idxs, class_idx); !status.ok()) {
             return status;
         }
@@ -130,8 +131,8 @@ Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const
     return {};
 }
 
-Status ExpertMatmul::add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
-                                    uint32_t lease_idx) {
+Status ExpertMatmul::add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                                    LayerStep & step, uint32_t lease_idx) {
     rows_.assign(step.rows(lease_idx), step.rows(lease_idx) + step.n_rows(lease_idx));
     ids_.assign(rows_.size(), 0);
     if (Status status = make_room(graph, node); !status.ok()) {
@@ -181,7 +182,7 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, gg
     }
 
     // One token's shared input row serves every expert as it is.
-    const bool shared_row = broadcast && n_tokens == 1;
+    const bool    shared_row = broadcast && n_tokens == 1;
     ggml_tensor * gathered;
     if (shared_row) {
         gathered = graph.tensor_over(GGML_TYPE_F32, n_in, 1, 1, input->buffer, input->data);
@@ -195,12 +196,13 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, gg
             gathered->buffer = input->buffer;
             gathered->data   = static_cast<char *>(input->data) + static_cast<size_t>(indices_[0]) * in_stride;
         } else {
-            ggml_tensor * rows = graph.tensor_over(GGML_TYPE_F32, n_in, (broadcast ? 1 : n_used) * n_tokens, 1, input->buffer, input->data);
+            ggml_tensor * rows = graph.tensor_over(GGML_TYPE_F32, n_in, (broadcast ? 1 : n_used) * n_tokens, 1,
+                                                   input->buffer, input->data);
             rows->nb[1]        = in_stride;
             rows->nb[2] = rows->nb[3] = in_stride * static_cast<size_t>(rows->ne[1]);
-            ggml_tensor * get = ggml_get_rows(ctx, rows, graph.indices(indices_.data(), n_rows));
-            get->buffer       = scratch_.buffer();
-            get->data         = scratch_.data();
+            ggml_tensor * get         = ggml_get_rows(ctx, rows, graph.indices(indices_.data(), n_rows));
+            get->buffer               = scratch_.buffer();
+            get->data                 = scratch_.data();
             graph.add_made(get);
         }
     }
@@ -215,7 +217,8 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, gg
     ggml_tensor * product = ggml_mul_mat_id(ctx, weights, gathered, ids);
     std::memcpy(product->op_params, output->op_params, sizeof(product->op_params));
     product->buffer = scratch_.buffer();
-    product->data   = scratch_.data() + static_cast<size_t>(align_up(static_cast<uint64_t>(n_rows * n_in) * sizeof(float), 64));
+    product->data =
+        scratch_.data() + static_cast<size_t>(align_up(static_cast<uint64_t>(n_rows * n_in) * sizeof(float), 64));
 
     indices_.assign(rows_.begin(), rows_.end());
     if (is_consecutive(indices_)) {

@@ -1,8 +1,8 @@
 // Expert matrix products as nodes for the inner device, over slots and stream buffers instead of llama.cpp's tensor.
 //
 // The inner device's own MUL_MAT_ID does the arithmetic. All rows of an expert go through one node, so each expert sees
-// the batch it would see in stock llama.cpp: kernels that depend on the number of rows are chosen alike, and the results
-// are bit-identical.
+// the batch it would see in stock llama.cpp: kernels that depend on the number of rows are chosen alike, and the
+// results are bit-identical.
 #pragma once
 
 #include "moe/inner_graph.h"
@@ -30,8 +30,8 @@ class ExpertMatmul {
     Status add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
                     const std::vector<uint32_t> & lease_idxs);
 
-    // Zeroes rows of the node's output that no expert computes: what is there may be NaN, and NaN times a gate weight of
-    // zero is NaN. REQUIRES: what used the memory before was computed.
+    // Zeroes rows of the node's output that no expert computes: what is there may be NaN, and NaN times a gate weight
+    // of zero is NaN. REQUIRES: what used the memory before was computed.
     static void clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows);
 
   private:
@@ -41,8 +41,10 @@ class ExpertMatmul {
                         const std::vector<uint32_t> & lease_idxs, int32_t class_idx);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 
-    ggml_tensor * weights_at(InnerGraph & graph, const PartShape & shape, int64_t n, uint64_t stride, const std::byte * data);
-    ggml_tensor * slots_tensor(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LoadStep::Lease & lease);
+    ggml_tensor * weights_at(InnerGraph & graph, const PartShape & shape, int64_t n, uint64_t stride,
+                             const std::byte * data);
+    ggml_tensor * slots_tensor(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                               const LoadStep::Lease & lease);
 
     // One product for rows_ with experts ids_ of `weights`.
     Status add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights);

@@ -9,14 +9,14 @@ namespace {
 
 bool is_no_op(const ggml_tensor * node) {
     switch (node->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_VIEW:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
-        default:
-            return false;
+    case GGML_OP_NONE:
+    case GGML_OP_VIEW:
+    case GGML_OP_RESHAPE:
+    case GGML_OP_PERMUTE:
+    case GGML_OP_TRANSPOSE:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -167,8 +167,9 @@ Status GraphRunner::add_ready_rows(const ExpertNode & node) {
 
 // A stream buffer is reused as soon as it is given back, so what reads it must have been computed.
 Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs) {
-    LoadStep & load     = step_.load();
-    const bool streamed = std::any_of(lease_idxs.begin(), lease_idxs.end(), [&](uint32_t i) { return !load.leases()[i].slot; });
+    LoadStep & load = step_.load();
+    const bool streamed =
+        std::any_of(lease_idxs.begin(), lease_idxs.end(), [&](uint32_t i) { return !load.leases()[i].slot; });
     if (!streamed) {
         return {};
     }

@@ -1,8 +1,9 @@
-// Executes llama.cpp's graph: ordinary nodes on the inner device in runs as long as possible, experts through the loader.
+// Executes llama.cpp's graph: ordinary nodes on the inner device in runs as long as possible, experts through the
+// loader.
 //
-// Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the run:
-// the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are computed
-// while the others arrive, and those as they come.
+// Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the
+// run: the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are
+// computed while the others arrive, and those as they come.
 #pragma once
 
 #include "moe/expert_matmul.h"

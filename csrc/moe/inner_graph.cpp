@@ -49,8 +49,8 @@ void InnerGraph::add_made(ggml_tensor * node) {
     add(node);
 }
 
-ggml_tensor * InnerGraph::tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_backend_buffer_t buffer,
-                                      void * data) {
+ggml_tensor * InnerGraph::tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2,
+                                      ggml_backend_buffer_t buffer, void * data) {
     ggml_tensor * t = ggml_new_tensor_3d(context(), type, ne0, ne1, ne2);
     t->buffer       = buffer;
     t->data         = data;

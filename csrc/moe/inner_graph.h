@@ -52,7 +52,8 @@ class InnerGraph {
     ggml_context * context() const { return tensors_.get(); }
 
     // A tensor over memory that somebody else owns.
-    ggml_tensor * tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_backend_buffer_t buffer, void * data);
+    ggml_tensor * tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_backend_buffer_t buffer,
+                              void * data);
 
     // n indices on the device, as an I32 tensor [n]. nullptr: out of memory.
     ggml_tensor * indices(const int32_t * values, int64_t n);
@@ -63,8 +64,8 @@ class InnerGraph {
     // Runs what was added, waits for it and starts empty again.
     Status compute();
     // Forgets what was added and not computed.
-    void   clear();
-    bool   empty() const { return n_nodes_ == 0; }
+    void clear();
+    bool empty() const { return n_nodes_ == 0; }
 
   private:
     static constexpr int     max_tensors = 2048;

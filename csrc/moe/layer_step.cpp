@@ -20,7 +20,8 @@ Status LayerStep::read_ids(const LayerView & view) {
     const uint32_t      n_exp = view.model->layers[view.layer_idx].n_expert;
     ids_.resize(static_cast<size_t>(view.n_used()) * view.n_tokens());
     if (ids->nb[0] != sizeof(int32_t)) {
-        return Status::error("layer " + std::to_string(view.layer_idx) + ": selected experts are not contiguous in a row");
+        return Status::error("layer " + std::to_string(view.layer_idx) +
+                             ": selected experts are not contiguous in a row");
     }
     // llama.cpp hands over a view on the sorted ids of all experts: contiguous for one token only.
     for (uint32_t t = 0; t < view.n_tokens(); ++t) {
@@ -45,7 +46,8 @@ void LayerStep::group_rows(const LayerView & view) {
             skipped_rows_.push_back(row);
         } else if (lease_of_[id] < 0) {
             lease_of_[id] = 0;
-            keys_.push_back({view.layer_idx, static_cast<uint16_t>(id), choice == Choice::hi ? Precision::hi : Precision::lo});
+            keys_.push_back(
+                {view.layer_idx, static_cast<uint16_t>(id), choice == Choice::hi ? Precision::hi : Precision::lo});
         }
     }
     if (view.n_tokens() > 1) {

@@ -11,10 +11,10 @@
 
 namespace hobbit {
 
-
 class LayerStep {
   public:
-    // Reads the selected ids, tells the eviction policy and asks the loader for what is needed. Never waits for the drive.
+    // Reads the selected ids, tells the eviction policy and asks the loader for what is needed. Never waits for the
+    // drive.
     Status begin(const LayerView & view);
     // Lets go of the experts.
     void end() { load_.reset(); }
@@ -37,8 +37,8 @@ class LayerStep {
 
     PrecisionStep             precision_;
     std::unique_ptr<LoadStep> load_;
-    std::vector<int32_t>      ids_;          // [n_tokens][n_used]
-    std::vector<int32_t>      lease_of_;     // [n_expert], -1: not selected, or skipped
+    std::vector<int32_t>      ids_;      // [n_tokens][n_used]
+    std::vector<int32_t>      lease_of_; // [n_expert], -1: not selected, or skipped
     std::vector<uint32_t>     skipped_rows_;
     std::vector<ExpertKey>    keys_;      // [n_leases]
     std::vector<uint32_t>     first_row_; // [n_leases + 1] into rows_

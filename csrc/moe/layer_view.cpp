@@ -18,8 +18,8 @@ ggml_tensor * find_weights(ggml_cgraph * graph, int before_idx, const LayerView 
         if (std::strncmp(node->name, prefix, sizeof(prefix) - 1) != 0) {
             continue;
         }
-        const bool fits = node->type == GGML_TYPE_F32 && ggml_is_contiguous(node) &&
-                          ggml_nelements(node) == static_cast<int64_t>(view.n_used()) * view.n_tokens();
+        const bool   fits = node->type == GGML_TYPE_F32 && ggml_is_contiguous(node) &&
+                            ggml_nelements(node) == static_cast<int64_t>(view.n_used()) * view.n_tokens();
         const char * dash = std::strrchr(node->name, '-');
         if (fits && dash != nullptr && std::atoi(dash + 1) == view.layer_idx) {
             return node;

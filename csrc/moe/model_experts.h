@@ -21,7 +21,7 @@ struct PartShape {
 };
 
 struct LayerShapes {
-    uint32_t               n_expert = 0; // 0: no experts in this layer
+    uint32_t               n_expert = 0;        // 0: no experts in this layer
     std::vector<PartShape> parts[n_precisions]; // [precision][part_idx]; empty lo: there is no lo copy
 };
 
@@ -42,14 +42,14 @@ struct ModelExperts {
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum
-    StepCounters             counters;
+    StepCounters                           counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
     void   set_error(const Status & error);
     Status take_error(); // ok if there is none
 
   private:
-    Mutex  mu_;
+    Mutex         mu_;
     Status error_ HOBBIT_GUARDED_BY(mu_);
 };
 

@@ -25,13 +25,14 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     std::sort(selected_.begin(), selected_.end());
     selected_.erase(std::unique(selected_.begin(), selected_.end()), selected_.end());
     resident_of_.assign(n_expert, Resident::none);
-    const auto               n = static_cast<uint32_t>(selected_.size());
-    std::unique_ptr<bool[]>  is_resident(new bool[n]);
+    const auto              n = static_cast<uint32_t>(selected_.size());
+    std::unique_ptr<bool[]> is_resident(new bool[n]);
     for (Precision precision : {Precision::lo, Precision::hi}) {
         view.model->loader->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
         for (uint32_t i = 0; i < n; ++i) {
             if (is_resident[i]) {
-                resident_of_[static_cast<size_t>(selected_[i])] = precision == Precision::hi ? Resident::hi : Resident::lo;
+                resident_of_[static_cast<size_t>(selected_[i])] =
+                    precision == Precision::hi ? Resident::hi : Resident::lo;
             }
         }
     }
@@ -43,7 +44,8 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     for (size_t first = 0; first < ids.size(); first += n_used) {
         const float * weights = weights_.data() + first;
         std::iota(ranks_.begin(), ranks_.end(), 0u);
-        std::stable_sort(ranks_.begin(), ranks_.end(), [weights](uint32_t a, uint32_t b) { return weights[a] > weights[b]; });
+        std::stable_sort(ranks_.begin(), ranks_.end(),
+                         [weights](uint32_t a, uint32_t b) { return weights[a] > weights[b]; });
         const float sum   = std::accumulate(weights, weights + n_used, 0.0f);
         const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
         for (uint32_t i = 0; i < n_used; ++i) {
@@ -57,8 +59,8 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
         }
     }
 
-    StepCounters & counters = view.model->counters;
-    double         dropped  = 0.0;
+    StepCounters & counters   = view.model->counters;
+    double         dropped    = 0.0;
     uint64_t       n_pairs[3] = {};
     for (size_t i = 0; i < ids.size(); ++i) {
         ++n_pairs[static_cast<size_t>(choice_of(ids[i]))];

@@ -17,15 +17,15 @@ class PrecisionStep {
     Choice choice_of(int32_t expert_idx) const { return choice_of_[static_cast<size_t>(expert_idx)]; }
     bool   any_skipped() const { return any_skipped_; }
 
-    // Takes skipped experts out of the layer's sum: their gate weights become zero; with `renormalise` the token's other
-    // weights grow so that its sum stays.
+    // Takes skipped experts out of the layer's sum: their gate weights become zero; with `renormalise` the token's
+    // other weights grow so that its sum stays.
     void drop_skipped(const LayerView & view, const std::vector<int32_t> & ids, bool renormalise);
 
   private:
     std::vector<Choice>   choice_of_; // [n_expert]
     bool                  any_skipped_ = false;
-    std::vector<float>    weights_;   // [n_tokens][n_used], as the router gave them
-    std::vector<int32_t>  selected_;  // distinct experts
+    std::vector<float>    weights_;     // [n_tokens][n_used], as the router gave them
+    std::vector<int32_t>  selected_;    // distinct experts
     std::vector<Resident> resident_of_; // [n_expert]
     std::vector<uint32_t> ranks_;
     std::vector<float>    sorted_weights_;

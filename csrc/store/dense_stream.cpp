@@ -109,7 +109,7 @@ Layout make_layout(const GgufModel & model, const ExpertStore & experts) {
     layout.header  = serialize(gguf.get());
     layout.n_bytes = layout.header.size();
     for (size_t i = 0; i < model.tensors().size(); ++i) {
-        const TensorInfo & info = model.tensors()[i];
+        const TensorInfo & info  = model.tensors()[i];
         const uint64_t     begin = layout.header.size() + gguf_get_tensor_offset(gguf.get(), static_cast<int64_t>(i));
         layout.ranges.push_back({begin, expert_names.count(info.name) != 0, info.extent});
         layout.n_bytes = align_up(layout.ranges.back().end(), buffer_bytes);
@@ -158,7 +158,7 @@ int64_t DenseStream::Impl::read(char * dst, uint64_t n) noexcept {
     }
     const Range & range = layout.range_at(position);
     if (!range.is_expert && position < range.end()) {
-        n = std::min(n, range.end() - position);
+        n                       = std::min(n, range.end() - position);
         const FileExtent source = {range.source.file_idx, range.source.offset + (position - range.begin), n};
         const int64_t    n_read = read_file(dst, source);
         position += static_cast<uint64_t>(std::max<int64_t>(n_read, 0));
@@ -257,8 +257,8 @@ std::string DenseStream::error() const {
         return "";
     }
     const ReadFailure & failure = *impl_->failure;
-    const std::string   cause   = failure.os_errno == 0 ? "it ends there, shorter than when it was opened"
-                                                        : std::strerror(failure.os_errno);
+    const std::string   cause =
+        failure.os_errno == 0 ? "it ends there, shorter than when it was opened" : std::strerror(failure.os_errno);
     return "'" + impl_->paths[failure.file_idx] + "' cannot be read at offset " + std::to_string(failure.offset) +
            ": " + cause + ".";
 }

@@ -20,10 +20,14 @@ constexpr const char * advice = "use another conversion of the model.";
 // Order in which llama.cpp's graph uses an expert's matrices, hence in which they are wanted from the drive.
 int use_order(MatrixKind kind) {
     switch (kind) {
-        case MatrixKind::gate_up: return 0;
-        case MatrixKind::up: return 1;
-        case MatrixKind::gate: return 2;
-        case MatrixKind::down: return 3;
+    case MatrixKind::gate_up:
+        return 0;
+    case MatrixKind::up:
+        return 1;
+    case MatrixKind::gate:
+        return 2;
+    case MatrixKind::down:
+        return 3;
     }
     return 4;
 }
@@ -141,17 +145,16 @@ ExpertStore::ExpertStore(const GgufModel & model) {
         ExpertMatrix  matrix    = make_matrix(tensor, name->kind, path);
         if (!layer.matrices.empty() && layer.n_expert != n_expert) {
             throw StoreError("'" + path + "' has " + std::to_string(n_expert) + " experts in '" + tensor.name +
-                             "' but " + std::to_string(layer.n_expert) + " in '" +
-                             layer.matrices.front().tensor_name + "': " + advice);
+                             "' but " + std::to_string(layer.n_expert) + " in '" + layer.matrices.front().tensor_name +
+                             "': " + advice);
         }
         layer.layer_idx = layer_idx;
         layer.n_expert  = n_expert;
         layer.matrices.push_back(std::move(matrix));
     }
     for (auto & [layer_idx, layer] : layers) {
-        std::sort(layer.matrices.begin(), layer.matrices.end(), [](const ExpertMatrix & a, const ExpertMatrix & b) {
-            return use_order(a.kind) < use_order(b.kind);
-        });
+        std::sort(layer.matrices.begin(), layer.matrices.end(),
+                  [](const ExpertMatrix & a, const ExpertMatrix & b) { return use_order(a.kind) < use_order(b.kind); });
         check_complete(layer, model.paths().front());
         layers_.push_back(std::move(layer));
     }

@@ -80,15 +80,24 @@ template <typename T> int64_t element(const void * data, size_t i) {
 
 std::optional<int64_t> integer(gguf_type type, const void * data, size_t i) {
     switch (type) {
-        case GGUF_TYPE_UINT8: return element<uint8_t>(data, i);
-        case GGUF_TYPE_INT8: return element<int8_t>(data, i);
-        case GGUF_TYPE_UINT16: return element<uint16_t>(data, i);
-        case GGUF_TYPE_INT16: return element<int16_t>(data, i);
-        case GGUF_TYPE_UINT32: return element<uint32_t>(data, i);
-        case GGUF_TYPE_INT32: return element<int32_t>(data, i);
-        case GGUF_TYPE_UINT64: return element<uint64_t>(data, i);
-        case GGUF_TYPE_INT64: return element<int64_t>(data, i);
-        default: return std::nullopt;
+    case GGUF_TYPE_UINT8:
+        return element<uint8_t>(data, i);
+    case GGUF_TYPE_INT8:
+        return element<int8_t>(data, i);
+    case GGUF_TYPE_UINT16:
+        return element<uint16_t>(data, i);
+    case GGUF_TYPE_INT16:
+        return element<int16_t>(data, i);
+    case GGUF_TYPE_UINT32:
+        return element<uint32_t>(data, i);
+    case GGUF_TYPE_INT32:
+        return element<int32_t>(data, i);
+    case GGUF_TYPE_UINT64:
+        return element<uint64_t>(data, i);
+    case GGUF_TYPE_INT64:
+        return element<int64_t>(data, i);
+    default:
+        return std::nullopt;
     }
 }
 

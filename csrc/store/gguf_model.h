@@ -42,10 +42,10 @@ class GgufModel {
         void operator()(gguf_context * ctx) const { gguf_free(ctx); }
     };
 
-    std::vector<std::string>                  paths_;
-    std::vector<uint64_t>                     file_sizes_;
-    std::vector<TensorInfo>                   tensors_;
-    std::unique_ptr<gguf_context, GgufFree>   metadata_;
+    std::vector<std::string>                paths_;
+    std::vector<uint64_t>                   file_sizes_;
+    std::vector<TensorInfo>                 tensors_;
+    std::unique_ptr<gguf_context, GgufFree> metadata_;
 };
 
 } // namespace hobbit

@@ -1,4 +1,4 @@
-"""The model that comes with the package."""
+"""The model and the text that come with the package."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from .errors import ModelFileError
 
 _FILE_NAME = "mini-mixtral-Q8_0.gguf"
+_SAMPLE_NAME = "sample.txt"
 
 
 def bundled_model() -> Path:
@@ -15,4 +16,12 @@ def bundled_model() -> Path:
     path = Path(__file__).parent / "data" / _FILE_NAME
     if not path.is_file():
         raise ModelFileError(f"The bundled model is missing at {path}; install hobbit_py again or name a model file.")
+    return path
+
+
+def sample_text() -> Path:
+    """Returns the path of the bundled text, pages of public-domain novels; raises ModelFileError if it is missing."""
+    path = Path(__file__).parent / "data" / _SAMPLE_NAME
+    if not path.is_file():
+        raise ModelFileError(f"The bundled text is missing at {path}; install hobbit_py again or give one with --text.")
     return path

@@ -1,8 +1,8 @@
 """Teacher-forced measurements: perplexity, and how far the predictions are from exact mode's.
 
-Windows and scored positions are those of llama.cpp's `llama-perplexity`: the text is cut into windows of n_ctx tokens, each
-begins with the token that begins a text where the model has one, and only the second half of a window is scored, so that
-every scored token has a context.
+Windows and scored positions are those of llama.cpp's `llama-perplexity`: the text is cut into windows of n_ctx tokens,
+each begins with the token that begins a text where the model has one, and only the second half of a window is scored,
+so that every scored token has a context.
 
 Tokens are evaluated one at a time, as in decoding: that is where experts are missing one by one. A batch needs most
 experts of a layer whatever is resident, and its tokens share them.
@@ -105,8 +105,8 @@ class Reference:
         free_bytes = shutil.disk_usage(folder).free
         if free_bytes < n_bytes + _FREE_DISK_MARGIN_BYTES:
             raise HobbitError(
-                f"{folder!r} has {free_bytes >> 20} MiB free, expected {n_bytes >> 20} MiB for the predictions of exact "
-                f"mode; use fewer tokens, or set TMPDIR to a folder with more room."
+                f"{folder!r} has {free_bytes >> 20} MiB free, expected {n_bytes >> 20} MiB for the predictions of "
+                f"exact mode; use fewer tokens, or set TMPDIR to a folder with more room."
             )
         self._file = tempfile.TemporaryFile(prefix="hobbit-")  # noqa: SIM115  (closed by close())
         self._file.truncate(n_bytes)

@@ -99,6 +99,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._memory_bytes = 0
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
         self.note: str | None = None
+        self.lo_path: str | None = None
+        self.model_paths: tuple[str, ...] = (path,)
         engine_options = _core.EngineOptions()
         lo_path = choose_lo(path, lo, precision)
         if lo_path is not None:
@@ -126,6 +128,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             super().__init__(path, **arguments)
             return
 
+        self.model_paths = tuple(engine.paths)
         _check_expert_keywords(keywords)
         if lo_path is not None:
             check_lo(engine.paths, lo_path)
@@ -157,10 +160,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             expert_memory_bytes = max(0, budget_bytes - needs.total_bytes)
         loader_options.expert_memory_bytes = min(expert_memory_bytes, engine.all_slots_bytes)
         if lo_path is not None:
-            settings = mixed_settings(
-                engine.paths, lo_path, engine.n_expert_used, policy=policy, lo_share=lo_share
-            )
+            settings = mixed_settings(engine.paths, lo_path, engine.n_expert_used, policy=policy, lo_share=lo_share)
             self.note = settings.note
+            self.lo_path = os.fspath(lo_path)
             loader_options.lo_share = settings.lo_share
             if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi

@@ -1,4 +1,4 @@
-"""What mixed precision runs with when the user leaves it open: which lo copy, which thresholds, what share of the memory."""
+"""What mixed precision runs with where the user leaves it open: which lo copy, which thresholds, how much memory."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ struct TinyModel {
     static constexpr uint64_t align = 512;
 
     std::vector<Layer>                  layers;
-    std::vector<std::vector<std::byte>> files; // [precision]
+    std::vector<std::vector<std::byte>> files;                                   // [precision]
     std::vector<uint64_t>               tensor_offsets[n_precisions][max_parts]; // [layer]
     CopyLayouts                         layouts;
 

@@ -69,8 +69,9 @@ inline Bytes content_of(const std::string & name, size_t n_bytes) {
 
 using SetMetadata = std::function<void(gguf_context *)>;
 
-inline void write_gguf(const std::string & path, const std::vector<TensorSpec> & specs,
-                       const SetMetadata & set_metadata = [](gguf_context *) {}) {
+inline void write_gguf(
+    const std::string & path, const std::vector<TensorSpec> & specs,
+    const SetMetadata & set_metadata = [](gguf_context *) {}) {
     const std::unique_ptr<gguf_context, decltype(&gguf_free)> gguf(gguf_init_empty(), &gguf_free);
     set_metadata(gguf.get());
     const std::unique_ptr<ggml_context, decltype(&ggml_free)> ggml(
@@ -102,8 +103,9 @@ inline void set_split(gguf_context * gguf, int part_idx, int n_parts, int n_tens
 }
 
 // Returns the path of the first part.
-inline std::string write_split(const std::string & prefix, const std::vector<std::vector<TensorSpec>> & parts,
-                               const SetMetadata & set_metadata = [](gguf_context *) {}) {
+inline std::string write_split(
+    const std::string & prefix, const std::vector<std::vector<TensorSpec>> & parts,
+    const SetMetadata & set_metadata = [](gguf_context *) {}) {
     size_t n_tensors = 0;
     for (const auto & specs : parts) {
         n_tensors += specs.size();

@@ -32,8 +32,7 @@ std::vector<ExpertKey> all_keys(const CopyLayouts & layouts) {
     std::vector<ExpertKey> keys;
     for (const Precision precision : {Precision::hi, Precision::lo}) {
         for (uint16_t layer_idx = 0; layer_idx < 4; layer_idx++) {
-            const uint32_t n =
-                layouts.has(layer_idx, precision) ? layouts.of({layer_idx, 0, precision}).n_expert : 0;
+            const uint32_t n = layouts.has(layer_idx, precision) ? layouts.of({layer_idx, 0, precision}).n_expert : 0;
             for (uint16_t e = 0; e < n; e++) {
                 keys.push_back({layer_idx, e, precision});
             }
@@ -64,8 +63,8 @@ struct Model {
 } // namespace
 
 TEST_CASE("the cache agrees with a naive model over random operations") {
-    const CopyLayouts           layouts = make_layouts();
-    const std::vector<ExpertKey> keys   = all_keys(layouts);
+    const CopyLayouts            layouts = make_layouts();
+    const std::vector<ExpertKey> keys    = all_keys(layouts);
     REQUIRE(layouts.classes.size() == 3);
     for (uint32_t seed = 0; seed < 20; seed++) {
         CAPTURE(seed);
@@ -92,21 +91,21 @@ TEST_CASE("the cache agrees with a naive model over random operations") {
                 REQUIRE(cache.key_of(slot) == key);
                 REQUIRE(cache.n_pins(slot) == found->second.n_pins);
                 switch (draw(3)) {
-                    case 0:
-                        cache.pin(slot);
-                        found->second.n_pins++;
-                        break;
-                    case 1:
-                        if (found->second.n_pins > 0) {
-                            cache.unpin(slot);
-                            found->second.n_pins--;
-                        }
-                        break;
-                    default:
-                        if (found->second.n_pins == 0) {
-                            cache.erase(slot);
-                            model.copies.erase(found);
-                        }
+                case 0:
+                    cache.pin(slot);
+                    found->second.n_pins++;
+                    break;
+                case 1:
+                    if (found->second.n_pins > 0) {
+                        cache.unpin(slot);
+                        found->second.n_pins--;
+                    }
+                    break;
+                default:
+                    if (found->second.n_pins == 0) {
+                        cache.erase(slot);
+                        model.copies.erase(found);
+                    }
                 }
             } else {
                 scores[id_of(key)]        = static_cast<double>(draw(1000000));
@@ -121,8 +120,8 @@ TEST_CASE("the cache agrees with a naive model over random operations") {
                             victim = &copy;
                         }
                     }
-                    if (victim != nullptr && (admission == Admission::always ||
-                                              scores[id_of(key)] >= scores[id_of(victim->key)])) {
+                    if (victim != nullptr &&
+                        (admission == Admission::always || scores[id_of(key)] >= scores[id_of(victim->key)])) {
                         fits = true;
                         n_evictions++;
                         model.copies.erase(id_of(victim->key));

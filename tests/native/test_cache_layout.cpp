@@ -65,7 +65,7 @@ TEST_CASE("a part whose size is no multiple of the alignment starts its region")
 TEST_CASE("the aligned range around any part stays in its region") {
     for (uint64_t tensor_offset = 0; tensor_offset < 1024; tensor_offset += 32) {
         for (const uint64_t n_bytes : {512u, 520u, 4096u, 5000u}) {
-            const CopyLayouts  layouts = make_copy_layouts(
+            const CopyLayouts layouts = make_copy_layouts(
                 {spec_of(0, Precision::hi, 2, {{tensor_offset, n_bytes}, {tensor_offset, n_bytes}})}, 512);
             const PartLayout & part = layouts.of({0, 0, Precision::hi}).parts[0];
             const PartLayout & next = layouts.of({0, 0, Precision::hi}).parts[1];

@@ -10,8 +10,8 @@ using namespace hobbit;
 using namespace hobbit_tests;
 
 TEST_CASE("reads from memory") {
-    const std::vector<std::byte> a = random_bytes(5000, 1);
-    const std::vector<std::byte> b = random_bytes(5000, 2);
+    const std::vector<std::byte> a      = random_bytes(5000, 1);
+    const std::vector<std::byte> b      = random_bytes(5000, 2);
     const auto                   reader = make_fake_reader({a, b});
     Completions                  completions(*reader);
     const Target                 target(1000, 0, 512);
@@ -96,7 +96,7 @@ TEST_CASE("latency decides the order of completions") {
 
 TEST_CASE("drain and destructor wait for what is queued") {
     FakeReaderOptions options;
-    options.latency_us = 5000;
+    options.latency_us         = 5000;
     auto                reader = make_fake_reader({random_bytes(100, 6)}, options);
     Completions         completions(*reader);
     const Target        target(100, 0, 512);

@@ -179,7 +179,7 @@ TEST_CASE("one read across header, dense tensor, expert tensor, padding") {
     FILE * file = opened.stream.file();
     REQUIRE(::fseeko(file, 0, SEEK_END) == 0);
     const auto size = static_cast<size_t>(::ftello(file));
-    Bytes all(size, untouched);
+    Bytes      all(size, untouched);
     std::rewind(file);
     REQUIRE(std::fread(all.data(), 1, size, file) == size);
     Bytes in_pieces(size, untouched); // of a length that divides nothing

@@ -88,7 +88,7 @@ TEST_CASE("a split model is one list of tensors over its parts") {
     const std::string first = write_split(folder / "model", three_parts(), [](gguf_context * gguf) {
         gguf_set_val_str(gguf, "general.architecture", "llama");
     });
-    const GgufModel model = GgufModel::open(first);
+    const GgufModel   model = GgufModel::open(first);
     REQUIRE(model.paths().size() == 3);
     CHECK(model.paths()[2] == part_name(folder / "model", 2, 3));
     CHECK(model.file_sizes()[1] == std::filesystem::file_size(model.paths()[1]));
@@ -188,8 +188,8 @@ TEST_CASE("a key without a name, on which ggml's setters would abort, is refused
     const TempFolder  folder;
     const std::string path = folder / "model.gguf";
     write_gguf(path, small_moe(), [](gguf_context * gguf) { gguf_set_val_u32(gguf, "some_key", 1); });
-    Bytes             bytes = read_all(path);
-    const std::string key   = "some_key";
+    Bytes             bytes                                          = read_all(path);
+    const std::string key                                            = "some_key";
     *std::search(bytes.begin(), bytes.end(), key.begin(), key.end()) = '\0';
     write_all(path, bytes);
     CHECK(contains(error_of_opening(path), "a key without a name"));

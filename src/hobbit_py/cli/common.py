@@ -63,6 +63,13 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     return value
 
 
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["auto", "exact", "mixed"]),
+    default="auto",
+    show_default=True,
+    help="Whether a missing expert may run in its low-precision copy.",
+)
 _MODEL_PARAMETERS = (
     click.argument("model", required=False, type=click.Path(path_type=Path)),
     click.option(
@@ -71,13 +78,7 @@ _MODEL_PARAMETERS = (
     click.option("--expert-memory", callback=_size, metavar="SIZE", help="Memory of the expert cache alone."),
     click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens."),
     click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads."),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "exact", "mixed"]),
-        default="auto",
-        show_default=True,
-        help="Whether a missing expert may run in its low-precision copy.",
-    ),
+    _PRECISION,
     click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies."),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's log on stderr."),
 )
@@ -117,10 +118,17 @@ def loading_parameters(command: _Command) -> _Command:
     return reduce(lambda decorated, parameter: parameter(decorated), reversed(_MODEL_PARAMETERS), command)
 
 
-def load_llama(options: ModelOptions, **keywords: Any) -> Llama:  # noqa: ANN401
+def tuning_parameters(command: _Command) -> _Command:
+    """As loading_parameters, for a command that sets the precision itself."""
+    parameters = [parameter for parameter in _MODEL_PARAMETERS if parameter is not _PRECISION]
+    return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
+
+
+def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> Llama:  # noqa: ANN401
     """Loads the model, with a progress bar if stderr is a terminal, and shows the model's note on stderr.
 
-    `keywords` go to hobbit_py.Llama as they are. Raises HobbitError; Ctrl-C ends the process with 130.
+    Neither without `show`. `keywords` go to hobbit_py.Llama as they are. Raises HobbitError; Ctrl-C ends the process
+    with 130.
     """
     if options.memory is not None and options.expert_memory is not None:
         raise UsageError(
@@ -128,12 +136,12 @@ def load_llama(options: ModelOptions, **keywords: Any) -> Llama:  # noqa: ANN401
             "for the expert cache alone."
         )
     model_path = options.model or bundled_model()
-    with _progress_bar(model_path.name, shown=sys.stderr.isatty() and not options.verbose) as progress:
+    with _progress_bar(model_path.name, shown=show and sys.stderr.isatty() and not options.verbose) as progress:
         llama = _construct(model_path, options, progress, keywords)
     if options.seed is not None:
         # llama_cpp.Llama takes seed=0 for "no seed".
         llama.set_seed(options.seed)
-    if llama.note:
+    if llama.note and show:
         click.echo(f"hobbit: {llama.note}", err=True)
     return llama
 

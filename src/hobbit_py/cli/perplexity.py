@@ -163,8 +163,18 @@ class _Run:
 @click.option("--against", type=click.Choice(["exact"]), help="Also compare with exact mode, token by token.")
 @click.option("--tokens", "max_tokens", type=click.IntRange(min=8), metavar="N", help="Use the first N tokens.")
 @click.option("--chunked", is_flag=True, help="Evaluate in batches: faster, but unlike decoding.")
-@click.option("--t1", type=click.FloatRange(0, 1), metavar="X", help="Gate mass up to which a miss is read in hi. [default with --t2: 0]")
-@click.option("--t2", type=click.FloatRange(0, 1), metavar="X", help="Gate mass beyond which a miss is skipped. [default with --t1: 1]")
+@click.option(
+    "--t1",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Gate mass up to which a miss is read in hi. [default with --t2: 0]",
+)
+@click.option(
+    "--t2",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Gate mass beyond which a miss is skipped. [default with --t1: 1]",
+)
 @click.option("--lo-share", type=click.FloatRange(0, 1), metavar="X", help="Share of the memory for lo copies.")
 @click.option("--skip-renorm", is_flag=True, help="Let other experts make up for a skipped one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -192,7 +202,9 @@ def command(
     options = common.ModelOptions.of(model_options)
     mixed_keywords = _mixed_keywords(t1, t2, lo_share, skip_renorm)
     if mixed_keywords and options.precision == "exact":
-        raise UsageError("--t1, --t2, --lo-share and --skip-renorm have no meaning with --precision exact; leave them out.")
+        raise UsageError(
+            "--t1, --t2, --lo-share and --skip-renorm have no meaning with --precision exact; leave them out."
+        )
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     run = _Run(read_text(text), options, max_tokens, chunked)
     with contextlib.ExitStack() as stack:

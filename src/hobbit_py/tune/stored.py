@@ -25,8 +25,8 @@ _PART = re.compile(r"-\d{5}-of-\d{5}$")
 class Tuning:
     """Thresholds, and what they cost and saved where they were measured.
 
-    `loss` is the perplexity against exact mode on the same tokens, minus one (0.004: 0.4% worse), `loss_se` its standard
-    error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory.
+    `loss` is the perplexity against exact mode on the same tokens, minus one (0.004: 0.4% worse), `loss_se` its
+    standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory.
     """
 
     t1: float

@@ -1,0 +1,120 @@
+"""`hobbit tune`: the thresholds of mixed precision for a model, within a given loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from . import common
+from .perplexity import progress_bar
+
+if TYPE_CHECKING:
+    from ..evaluate import Windows
+    from ..llama import Llama
+    from ..tune.search import Measured, TuneResult
+
+_DEFAULT_WINDOW = 512
+
+
+def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    try:
+        number = float(value.removesuffix("%"))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 100:
+        raise click.BadParameter(f"{value!r} is not a percentage such as 1%.", ctx, param)
+    return number / 100
+
+
+def _row(measured: Measured) -> str:
+    c = measured.candidate
+    return (
+        f"  T1 {c.t1:.2f}  T2 {c.t2:.2f}  lo share {c.lo_share:.2f}:  {100 * measured.loss:+.2f}% perplexity "
+        f"(standard error {100 * measured.loss_se:.2f}), {measured.bytes_ratio:.2f} of the bytes"
+    )
+
+
+def _sentences(result: TuneResult) -> list[str]:
+    tuning = result.tuning
+    rows = [_row(measured) for measured in result.measured]
+    if tuning.t1 >= 1:
+        return [*rows, f"No setting stays within {100 * tuning.max_loss:g}%: the model will run in exact mode."]
+    return [
+        *rows,
+        f"Chosen: T1 {tuning.t1:.2f}, T2 {tuning.t2:.2f}, lo share {tuning.lo_share:.2f}: {100 * tuning.loss:+.2f}% "
+        f"perplexity over {tuning.tokens} tokens, {1 / max(tuning.bytes_ratio, 1e-9):.1f}x fewer bytes read than in "
+        f"exact mode.",
+    ]
+
+
+@click.command()
+@common.tuning_parameters
+@click.option(
+    "--text", type=click.Path(path_type=Path), metavar="FILE", help="Text like yours. [default: a bundled sample]"
+)
+@click.option(
+    "--max-loss",
+    default="1%",
+    show_default=True,
+    callback=_percent,
+    metavar="PERCENT",
+    help="Perplexity that may be lost against exact mode.",
+)
+@click.option(
+    "--tokens", "max_tokens", type=click.IntRange(min=64), default=1024, show_default=True, help="Tokens of a run."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(text: Path | None, max_loss: float, max_tokens: int, as_json: bool, **model_options: object) -> None:
+    """Find what mixed precision may save within a loss, and keep it beside the model for later runs.
+
+    Measures a handful of settings against exact mode, token by token, with the memory given, and takes the one that
+    reads least. MODEL needs a lo copy: see 'hobbit pack'.
+    """
+    from ..bundled import bundled_model, sample_text
+    from ..evaluate import read_text, windows_of
+    from ..tune import save_tuning
+    from ..tune.search import tune
+
+    options = common.ModelOptions.of(model_options)
+    options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
+    data = read_text(text or sample_text())
+
+    def open_llama(*, precision: str, **keywords: Any) -> Llama:  # noqa: ANN401
+        lo = None if precision == "exact" else options.lo
+        return common.load_llama(dataclasses.replace(options, precision=precision, lo=lo), show=False, **keywords)
+
+    def cut(llama: Llama) -> Windows:
+        assert options.ctx is not None
+        # All predictions but the first count: losses are differences on the same tokens, so a short context does no
+        # harm, and half of the tokens would double the noise's variance.
+        return windows_of(llama, data, options.ctx, max_tokens=max_tokens, first_scored=1)
+
+    with progress_bar(f"tuning {(options.model or bundled_model()).name}") as progress:
+        result = tune(open_llama, cut, max_loss=max_loss, progress=progress)
+    try:
+        path = save_tuning(result.model_paths, result.lo_path, result.tuning)
+    except OSError as error:
+        raise UsageError(
+            f"The result cannot be stored beside the model: {error.strerror}; tune a copy of it in a folder that you "
+            f"can write to."
+        ) from error
+    if as_json:
+        report = {
+            **dataclasses.asdict(result.tuning),
+            "mix": dataclasses.asdict(result.mix),
+            "measured": [
+                dataclasses.asdict(m.candidate) | {k: v for k, v in dataclasses.asdict(m).items() if k != "candidate"}
+                for m in result.measured
+            ],
+            "stored": str(path),
+        }
+        click.echo(json.dumps(report))
+        return
+    for sentence in _sentences(result):
+        click.echo(sentence)
+    click.echo(f"Stored in {path}.")

@@ -1,0 +1,172 @@
+"""`hobbit tune`: the search, the thresholds of a target mix, and the file that keeps the result."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hobbit_py.mixed import format_loss
+from hobbit_py.policies import HI
+from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
+from hobbit_py.tune.routing import MixThresholds, RoutingRecorder, mix_thresholds
+from hobbit_py.tune.search import LO_SHARES, Candidate, Measured, search
+
+TUNING = Tuning(
+    t1=0.25,
+    t2=0.9,
+    lo_share=0.5,
+    loss=0.004,
+    loss_se=0.001,
+    bytes_ratio=0.4,
+    tokens=1024,
+    max_loss=0.01,
+    expert_memory_bytes=1 << 20,
+)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    model, lo = tmp_path / "model.gguf", tmp_path / "model.lo-Q2_K.gguf"
+    model.write_bytes(b"m" * 1000)
+    lo.write_bytes(b"l" * 300)
+    return model, lo
+
+
+class Landscape:
+    """A made-up model: what settings lose and read."""
+
+    def __init__(self, loss_at_zero: float, skip_loss: float = 1.0) -> None:
+        self.loss_at_zero, self.skip_loss = loss_at_zero, skip_loss
+        self.asked: list[Candidate] = []
+
+    def measure(self, candidate: Candidate) -> Measured:
+        self.asked.append(candidate)
+        loss = self.loss_at_zero * (1 - candidate.t1) + self.skip_loss * (1 - candidate.t2)
+        bytes_ratio = 0.3 + 0.6 * candidate.t1 - 0.2 * (1 - candidate.t2) + 0.1 * abs(candidate.lo_share - 0.75)
+        return Measured(candidate, loss, 0.0, 0.0, bytes_ratio)
+
+
+MIX = MixThresholds(0.6, 0.95)
+
+
+def test_search_takes_the_smallest_t1_within_the_loss() -> None:
+    landscape = Landscape(loss_at_zero=0.02)
+    chosen, measured = search(MIX, landscape.measure, 0.01)
+    assert chosen is not None
+    assert (chosen.candidate.t1, chosen.candidate.t2) == (0.6, 1.0)  # 0 and 0.3 lose more than 1%
+    assert [m.candidate for m in measured] == landscape.asked
+    assert chosen.candidate.lo_share == 0.75
+
+
+def test_search_skips_as_far_as_the_loss_allows() -> None:
+    chosen, _ = search(MIX, Landscape(loss_at_zero=0.0, skip_loss=0.15).measure, 0.01)
+    assert chosen is not None
+    assert chosen.candidate == Candidate(0.0, 0.95, 0.75)  # 0.9 would lose 1.5%
+
+
+def test_search_finds_nothing_where_nothing_is_within() -> None:
+    chosen, measured = search(MIX, Landscape(loss_at_zero=1.0).measure, 0.001)
+    assert chosen is None
+    assert all(m.candidate.t2 == 1.0 for m in measured)
+
+
+def test_search_measures_no_setting_twice() -> None:
+    for loss_at_zero in (0.0, 0.011, 0.1):
+        landscape = Landscape(loss_at_zero, skip_loss=0.0)
+        search(MIX, landscape.measure, 0.01)
+        assert len(set(landscape.asked)) == len(landscape.asked)
+        assert {c.lo_share for c in landscape.asked} <= set(LO_SHARES)
+
+
+def test_mix_thresholds_give_the_mix() -> None:
+    rng = np.random.default_rng(0)
+    weights = -np.sort(-rng.dirichlet(np.ones(8), 5000).astype(np.float32), axis=1)
+    recorder = RoutingRecorder()
+    for row in weights:
+        assert list(recorder.choose(0, row, np.zeros(8, np.int8))) == [HI] * 8
+    scores = recorder.scores()
+    assert scores.shape == (5000, 8)
+    assert (scores[:, 0] == 0).all()
+    mix = mix_thresholds(scores)
+    assert (scores <= mix.t1).mean() == pytest.approx(0.67, abs=0.001)
+    assert (scores > mix.t2).mean() == pytest.approx(0.03, abs=0.001)
+
+
+def test_stored_beside_the_model(pair: tuple[Path, Path]) -> None:
+    model, lo = pair
+    assert load_tuning([model], lo) is None
+    path = save_tuning([model], lo, TUNING)
+    assert path == model.with_name("model.hobbit.json")
+    assert load_tuning([model], lo) == TUNING
+    save_tuning([model], lo, replace(TUNING, t1=0.5))
+    loaded = load_tuning([model], lo)
+    assert loaded is not None
+    assert loaded.t1 == 0.5
+    assert sorted(p.name for p in model.parent.iterdir()) == ["model.gguf", "model.hobbit.json", "model.lo-Q2_K.gguf"]
+
+
+def test_a_failed_write_leaves_the_old_file(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lo = pair
+    path = save_tuning([model], lo, TUNING)
+    before = path.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_tuning([model], lo, replace(TUNING, t1=0.5))
+    assert path.read_bytes() == before
+    assert len(list(model.parent.iterdir())) == 3
+
+
+@pytest.mark.parametrize("changed", ["model", "lo", "lo renamed"])
+def test_counts_for_these_very_files_alone(pair: tuple[Path, Path], changed: str) -> None:
+    model, lo = pair
+    save_tuning([model], lo, TUNING)
+    if changed == "model":
+        model.write_bytes(b"m" * 1001)
+    elif changed == "lo":
+        lo.write_bytes(b"l" * 301)
+    else:
+        lo = lo.rename(lo.with_name("model.lo-Q3_K.gguf"))
+    assert load_tuning([model], lo) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"t1": None},
+        {"t1": "0.5"},
+        {"t1": True},
+        {"t1": 1.5},
+        {"lo_share": -0.1},
+        {"loss": float("nan")},
+        {"model": []},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_used_counts_as_absent(pair: tuple[Path, Path], change: dict[str, object]) -> None:
+    model, lo = pair
+    path = save_tuning([model], lo, TUNING)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert load_tuning([model], lo) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000], ids=lambda c: repr(c[:4]))
+def test_a_damaged_file_counts_as_absent(pair: tuple[Path, Path], content: bytes) -> None:
+    model, lo = pair
+    tuning_path(model).write_bytes(content)
+    assert load_tuning([model], lo) is None
+
+
+def test_one_file_for_all_parts_of_a_split_model() -> None:
+    assert tuning_path("a/m-00001-of-00003.gguf") == Path("a/m.hobbit.json")
+
+
+@pytest.mark.parametrize(("loss", "text"), [(0.004, "0.4%"), (0.0, "0.0%"), (-0.0001, "0.0%"), (-0.004, "-0.4%")])
+def test_loss_in_words(loss: float, text: str) -> None:
+    assert format_loss(loss) == text
