@@ -27,10 +27,10 @@ from sizes import parse_numbers
 
 from hobbit_py import HobbitError, Llama
 from hobbit_py.evaluate import Evaluation, Reference, Windows, cut_windows, evaluate
-from hobbit_py.policies import HI, LO, HobbitThresholds, PrecisionPolicy
+from hobbit_py.policies import HI, LO, AlwaysLow, HobbitThresholds, PrecisionPolicy
 
 WINDOW = 256
-THRESHOLDS = ((0.3, 1.0), (0.6, 1.0), (0.6, 0.9), (0.0, 0.9), (0.0, 0.8))  # besides (0, 1)
+THRESHOLDS = ((0.0, 0.9), (0.6, 1.0), (0.6, 0.9), (0.0, 0.8), (0.3, 1.0))  # besides (0, 1)
 LO_SHARES = (0.25, 0.75)  # besides 0.5
 SKIP_ONLY = (0.9, 0.8, 0.6)
 RANDOM_LO = (0.4, 0.7)
@@ -110,18 +110,22 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
     for n_used in range(model.n_expert_used - 1, model.n_expert_used // 2 - 1, -1):
         overrides = {f"{model.arch}.expert_used_count": n_used}
         yield point("fewer experts", f"{n_used} of {model.n_expert_used}", precision="exact", kv_overrides=overrides)
-    for probability in RANDOM_LO:
+    for lo_share in (0.5, 1.0):
         for lo in los:
-            yield mixed("random", f"p={probability:g}", lo, RandomLow(probability))
+            yield mixed("hobbit", f"every miss lo, lo share {lo_share:g}", lo, AlwaysLow(), lo_share)
     for threshold in SKIP_ONLY:
         # A lo file is needed for a policy to be asked; no memory goes to its copies and none is ever read.
         yield mixed("skip only", f"beyond {threshold:g}", los[0], HobbitThresholds(threshold, threshold), 0.0)
     for t1, t2 in THRESHOLDS:
-        for lo in los:
-            yield mixed("hobbit", f"T1={t1:g} T2={t2:g}", lo, HobbitThresholds(t1, t2))
+        if t1 == 0 or t1 > 1 / model.n_expert_used:  # below, T1 is passed by the best expert alone, as 0 is
+            for lo in los:
+                yield mixed("hobbit", f"T1={t1:g} T2={t2:g}", lo, HobbitThresholds(t1, t2))
     for lo_share in LO_SHARES:
         for lo in los:
             yield mixed("hobbit", f"T1=0 T2=1, lo share {lo_share:g}", lo, HobbitThresholds(0, 1), lo_share)
+    for probability in RANDOM_LO:
+        for lo in los:
+            yield mixed("random", f"p={probability:g}", lo, RandomLow(probability))
 
 
 def load(point: Point, model: Model, n_threads: int) -> Llama:

@@ -83,6 +83,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
         if lo_share is not None and not 0.0 <= lo_share <= 1.0:
             raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
+        if policy is not None:
+            to_native(policy)  # refuses what is none, before anything is loaded
         expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
         budget_bytes = parse_budget(memory)
         path = os.fspath(model_path)

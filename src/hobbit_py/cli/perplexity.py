@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 _DEFAULT_WINDOW = 512
-_CHUNK = 128  # tokens of a batch with --chunked
+_MAX_BATCH = 2048  # tokens of a batch with --chunked, as in llama-perplexity
 
 
 @contextlib.contextmanager
@@ -141,11 +141,11 @@ class _Run:
     def _loaded(self, options: common.ModelOptions, **keywords: Any) -> Iterator[tuple[Llama, Windows]]:  # noqa: ANN401
         from ..evaluate import windows_of
 
+        assert options.ctx is not None
         if self.chunked:
-            keywords |= {"logits_all": True, "n_batch": _CHUNK}
+            keywords |= {"logits_all": True, "n_batch": min(options.ctx, _MAX_BATCH)}
         llama = common.load_llama(options, **keywords)
         try:
-            assert options.ctx is not None
             yield llama, windows_of(llama, self.text, options.ctx, max_tokens=self.max_tokens)
         finally:
             llama.close()
@@ -193,7 +193,8 @@ def command(
     """Measure how well a model predicts a text, and with --against exact what a mode costs.
 
     The text is cut into windows of --ctx tokens (default 512), of which the second half is scored, as llama.cpp's
-    llama-perplexity does. Tokens are evaluated one at a time, as when decoding.
+    llama-perplexity does. Tokens are evaluated one at a time, as when decoding; with --chunked in the batches of
+    llama-perplexity, whose perplexity it then equals in exact mode.
 
     MODEL is a GGUF file, the first part of a split one, or nothing for the small bundled model.
     """

@@ -1,0 +1,126 @@
+"""`hobbit perplexity` and `hobbit tune` as processes, on the bundled model and a lo copy of it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hobbit_py.bundled import bundled_model, sample_text
+
+QUARTER = "7MiB"  # of the bundled model's experts
+
+
+def hobbit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hobbit_py", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def report(*arguments: str | Path) -> dict[str, Any]:
+    result = hobbit(*arguments, "--threads", "1", "--json")
+    assert result.returncode == 0, result.stderr
+    parsed: dict[str, Any] = json.loads(result.stdout)
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model with a lo copy beside it."""
+    path = Path(shutil.copy(bundled_model(), tmp_path_factory.mktemp("model") / "model.gguf"))
+    packed = hobbit("pack", path, "--lo", "Q3_K")
+    assert packed.returncode == 0, packed.stderr
+    return path
+
+
+def test_mixed_against_exact(model: Path) -> None:
+    arguments = ("perplexity", model, "--text", sample_text(), "--tokens", "256", "--ctx", "128")
+    arguments += ("--expert-memory", QUARTER)
+    mixed = report(*arguments, "--against", "exact", "--t1", "0", "--t2", "0.9")
+    exact = report(*arguments, "--precision", "exact")
+    assert set(mixed) >= {
+        "perplexity",
+        "kl_mean",
+        "kl_p99",
+        "top1_agreement",
+        "share_hi",
+        "share_lo",
+        "share_skip",
+        "read_bytes_per_token",
+        "tokens",
+    }
+    assert set(mixed) == set(exact)
+    assert mixed["perplexity"] / exact["perplexity"] - 1 == pytest.approx(mixed["loss"])
+    assert mixed["tokens"] == 256
+    assert mixed["tokens_scored"] == 126
+    assert 0 < mixed["kl_mean"] < mixed["kl_p99"] < 1
+    assert 0.5 < mixed["top1_agreement"] <= 1
+    assert min(mixed["share_hi"], mixed["share_lo"], mixed["share_skip"]) > 0
+    assert mixed["share_hi"] + mixed["share_lo"] + mixed["share_skip"] == pytest.approx(1)
+    assert 0 < mixed["read_bytes_per_token"] < exact["read_bytes_per_token"]
+    assert (exact["share_hi"], exact["kl_mean"], exact["precision"]) == (1, None, "exact")
+
+
+def test_report_in_words(model: Path) -> None:
+    result = hobbit("perplexity", model, "--text", sample_text(), "--tokens", "64", "--chunked", "--threads", "1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("perplexity ")
+    assert "mixed: " in result.stdout
+    assert result.stderr.startswith("hobbit: Mixed precision with lo copies from model.lo-Q3_K.gguf")
+
+
+def test_tune_stores_what_the_next_run_uses(model: Path) -> None:
+    tuned = report("tune", model, "--expert-memory", QUARTER, "--tokens", "128", "--ctx", "128", "--max-loss", "5%")
+    stored = model.with_name("model.hobbit.json")
+    try:
+        assert Path(tuned["stored"]) == stored
+        assert json.loads(stored.read_text())["t1"] == tuned["t1"]
+        chosen = [
+            m
+            for m in tuned["measured"]
+            if (m["t1"], m["t2"], m["lo_share"]) == (tuned["t1"], tuned["t2"], tuned["lo_share"])
+        ]
+        assert len(chosen) == 1
+        assert chosen[0]["loss"] == tuned["loss"] <= 0.05
+        assert tuned["bytes_ratio"] == min(m["bytes_ratio"] for m in tuned["measured"] if m["loss"] <= 0.05) < 1
+        result = hobbit("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
+        assert "measured by hobbit tune" in result.stderr
+    finally:
+        stored.unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("perplexity",), "--text"),
+        (("perplexity", "--text", "missing.txt"), "missing.txt"),
+        (("perplexity", "--text", sample_text(), "--t1", "0.5", "--precision", "exact"), "--t1"),
+        (("perplexity", bundled_model(), "--text", sample_text(), "--t1", "0.5"), "hobbit pack"),
+        (("perplexity", "--text", sample_text(), "--precision", "mixed"), "hobbit pack"),
+        (("tune", bundled_model()), "hobbit pack"),
+        (("tune", "--max-loss", "much"), "much"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_sentence(arguments: tuple[str | Path, ...], said: str) -> None:
+    result = hobbit(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert not result.stdout
+    assert result.stderr.startswith("hobbit: ")
+    assert result.stderr.count("\n") == 1
+    assert said in result.stderr
+
+
+def test_tuning_with_memory_for_everything_is_refused(model: Path) -> None:
+    result = hobbit("tune", model, "--expert-memory", "1GiB", "--tokens", "64")
+    assert result.returncode == 2, result.stderr
+    assert "nothing to save" in result.stderr
+    assert not model.with_name("model.hobbit.json").exists()
