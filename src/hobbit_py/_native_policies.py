@@ -19,5 +19,7 @@ def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
     if type(policy) is MassBudget:
         return _core.mass_budget(policy.lo_mass, policy.skip_mass)
     if not isinstance(policy, PrecisionPolicy):
-        raise UsageError(f"a precision policy needs a choose(layer, gate_weights, resident) method; {policy!r} has none.")
+        raise UsageError(
+            f"a precision policy needs a choose(layer, gate_weights, resident) method; {policy!r} has none."
+        )
     return _core.python_precision(policy)

@@ -1,4 +1,4 @@
-"""Policies: small pure classes that decide what the native core does. Each built-in is also native; a user's own runs live."""
+"""Policies: small pure classes that decide what the native core does; each built-in is also native."""
 
 from __future__ import annotations
 
