@@ -123,6 +123,9 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
     for lo_share in LO_SHARES:
         for lo in los:
             yield mixed("hobbit", f"T1=0 T2=1, lo share {lo_share:g}", lo, HobbitThresholds(0, 1), lo_share)
+    if model.n_expert_used <= 2:
+        for lo in los:
+            yield mixed("hobbit", "T1=0.6 T2=0.9, lo share 0.25", lo, HobbitThresholds(0.6, 0.9), 0.25)  # the default
     for probability in RANDOM_LO:
         for lo in los:
             yield mixed("random", f"p={probability:g}", lo, RandomLow(probability))
@@ -181,7 +184,7 @@ def record(point: Point, evaluation: Evaluation, exact_bytes: float) -> dict[str
 def sweep(model: Model, points: Sequence[Point], args: argparse.Namespace, done: set[tuple[Any, ...]]) -> None:
     """Runs what is not done yet; the exact run of an arena always, for its predictions and bytes."""
     exact, *others = points
-    others = [point for point in others if point.key not in done]
+    others = [p for p in others if p.key not in done and (not args.only or p.setting in args.only)]
     if not others and exact.key in done:
         return
     texts = [path.read_bytes() for path in args.text]
@@ -228,6 +231,7 @@ def main() -> int:
     parser.add_argument("--text", type=Path, action="append", required=True, help="text to predict; several times")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of a point, over all texts")
     parser.add_argument("--arenas", type=parse_numbers, default=[25, 50], help="percent of the expert bytes")
+    parser.add_argument("--only", action="append", help="run this setting alone, e.g. 'T1=0 T2=1'; several times")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, appended")
     args = parser.parse_args()

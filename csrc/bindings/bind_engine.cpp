@@ -89,7 +89,9 @@ void bind_engine(py::module_ & m) {
             },
             "(message, errno, path) of what made llama_decode fail, or None. Taken once. errno 0 with a path: the file "
             "ended; no path: not a read.")
-        .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy"), py::arg("skip_renorm"))
+        .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy").none(false),
+             py::arg("skip_renorm"))
+        .def("set_prefetch", &Engine::set_prefetch, py::arg("prefetch"))
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })

@@ -31,6 +31,8 @@ void bind_loader(py::module_ & m) {
         .def_readonly("n_reads", &LoaderStats::n_reads)
         .def_readonly("n_retries", &LoaderStats::n_retries)
         .def_readonly("n_evictions", &LoaderStats::n_evictions)
+        .def_readonly("n_prefetched", &LoaderStats::n_prefetched)
+        .def_readonly("n_prefetch_used", &LoaderStats::n_prefetch_used)
         .def_readonly("stall_us", &LoaderStats::stall_us);
 }
 

@@ -54,6 +54,9 @@ class Engine {
     // From the next graph on. REQUIRES: no graph is being computed.
     void set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm);
 
+    // Whether the next layer's experts are read ahead. REQUIRES: no graph is being computed.
+    void set_prefetch(bool prefetch) { experts_.prefetch = prefetch; }
+
     // Memory besides the arenas of slots: stream buffers and the reader's own.
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.

@@ -54,6 +54,17 @@ std::unique_ptr<LoadStep> Loader::begin(const std::vector<ExpertKey> & keys, con
     return step;
 }
 
+void Loader::prefetch(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order) {
+    std::vector<ReadOp> ops;
+    {
+        MutexLock lock(impl_->mu_);
+        impl_->prefetch_.assign(keys.begin(), keys.end());
+        impl_->prefetch_parts_ = part_order;
+        ops                    = impl_->next_ops();
+    }
+    impl_->submit(std::move(ops));
+}
+
 void Loader::reset_sequence() {
     MutexLock lock(impl_->mu_);
     impl_->policy_->reset();

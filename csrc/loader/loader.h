@@ -43,6 +43,8 @@ struct LoaderStats {
     uint64_t n_reads                      = 0;
     uint64_t n_retries                    = 0;
     uint64_t n_evictions                  = 0;
+    uint64_t n_prefetched                 = 0; // copies read ahead ...
+    uint64_t n_prefetch_used              = 0; // ... and wanted by a step before they went
     uint64_t stall_us                     = 0; // compute waited for the drive
     uint64_t resident_bytes[n_precisions] = {};
 };
@@ -74,6 +76,11 @@ class Loader {
     // the same). Never waits for the drive.
     std::unique_ptr<LoadStep> begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
                                     Admission admission);
+
+    // Copies that the next step will probably want, the likeliest first. They are read, one after the other, while the
+    // drive has nothing else to do, into slots from which the least valued copies go. Replaces the list given before;
+    // what of it is being read goes on. `part_order` as for begin().
+    void prefetch(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order);
 
     // A new sequence begins.
     void reset_sequence();

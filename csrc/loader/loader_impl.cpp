@@ -8,6 +8,9 @@ namespace hobbit {
 
 namespace {
 
+constexpr uint32_t max_prefetch_in_flight = 2; // operations
+constexpr uint32_t min_slots_per_used     = 4; // of a class, below which nothing is read ahead
+
 uint64_t copy_bytes(const CopyLayout & layout) {
     uint64_t n = 0;
     for (const PartLayout & part : layout.parts) {
@@ -45,6 +48,7 @@ Loader::Impl::~Impl() {
         MutexLock lock(mu_);
         assert(n_live_steps_ == 0);
         closing_ = true;
+        prefetch_.clear();
         queue_.clear();
         while (queue_.n_in_flight() > 0) {
             changed_.wait(mu_);
@@ -73,6 +77,7 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
     std::vector<uint32_t> missing; // lease indices
     n_live_steps_++;
     const uint64_t step_no = n_steps_++;
+    prefetch_.clear(); // it was about this step: what is right of it is wanted now
 
     // All that is resident is pinned before anything is admitted: a step never evicts what it needs itself.
     for (uint32_t i = 0; i < leases.size(); i++) {
@@ -84,6 +89,8 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
             cache_.pin(slot);
             lease.slot = slot;
             lease.hit  = load_of(slot).is_ready();
+            stats_.n_prefetch_used += load_of(slot).prefetched ? 1 : 0;
+            load_of(slot).prefetched = false;
         } else {
             missing.push_back(i);
         }
@@ -92,6 +99,9 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
     }
     for (const uint32_t i : missing) {
         leases[i].slot = admit(leases[i].key, admission);
+        if (leases[i].slot) {
+            cache_.pin(leases[i].slot);
+        }
         stats_.n_streamed += leases[i].slot ? 0 : 1;
     }
 
@@ -102,7 +112,7 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
         for (const uint32_t i : missing) {
             const LoadStep::Lease & lease = leases[i];
             if (lease.slot) {
-                queue_part(lease, part_idx, order);
+                queue_part(lease.slot, lease.key, part_idx, order);
             } else {
                 StreamRequest request;
                 request.extent    = extent_of_(lease.key, part_idx);
@@ -133,17 +143,16 @@ SlotRef Loader::Impl::admit(ExpertKey key, Admission admission) {
     load          = {};
     load.occupied = true;
     load.n_bytes  = copy_bytes(layouts_.of(key));
-    cache_.pin(slot); // the step's
     cache_.pin(slot); // the loader's own, until the last read is done
     return slot;
 }
 
-void Loader::Impl::queue_part(const LoadStep::Lease & lease, uint32_t part_idx, ReadOrder order) {
-    const FileExtent extent = extent_of_(lease.key, part_idx);
-    assert(extent.n_bytes > 0 && extent.n_bytes == layouts_.of(lease.key).parts[part_idx].n_bytes);
-    const ReadTarget target{lease.slot, -1, part_idx, lease.key.precision};
-    const uint32_t   n           = queue_.push(extent, slot_data(lease.slot, lease.key, part_idx), target, order);
-    SlotLoad &       load        = load_of(lease.slot);
+void Loader::Impl::queue_part(SlotRef slot, ExpertKey key, uint32_t part_idx, ReadOrder order) {
+    const FileExtent extent = extent_of_(key, part_idx);
+    assert(extent.n_bytes > 0 && extent.n_bytes == layouts_.of(key).parts[part_idx].n_bytes);
+    const ReadTarget target{slot, -1, part_idx, key.precision};
+    const uint32_t   n           = queue_.push(extent, slot_data(slot, key, part_idx), target, order);
+    SlotLoad &       load        = load_of(slot);
     load.n_pieces_left[part_idx] = n;
     load.n_left += n;
 }
@@ -158,11 +167,43 @@ std::vector<ReadOp> Loader::Impl::next_ops() {
         const ReadTarget target{{}, idx, request.part_idx, request.precision};
         request.n_pieces_left = queue_.push(request.extent, request.data, target, request.order);
     }
-    while (!queue_.empty() && queue_.n_in_flight() < max_in_flight_) {
+    // What is read ahead bears the number of the step to come: it is behind all that is wanted now, and ahead of the
+    // rest once that step has begun. Two reads of it at once keep the drive busy and let a demand read pass soon.
+    while (!queue_.empty() || (queue_.n_in_flight() < max_prefetch_in_flight && queue_prefetch())) {
+        const bool is_ahead = queue_.first_order().step_no >= n_steps_;
+        if (queue_.n_in_flight() >= (is_ahead ? max_prefetch_in_flight : max_in_flight_)) {
+            break;
+        }
         ops.push_back(queue_.pop());
     }
     stats_.n_reads += ops.size();
     return ops;
+}
+
+bool Loader::Impl::queue_prefetch() {
+    while (!prefetch_.empty()) {
+        const ExpertKey key = prefetch_.front();
+        prefetch_.pop_front();
+        const SizeClass & size_class = layouts_.classes[layouts_.of(key).class_idx];
+        const auto        class_idx  = static_cast<int32_t>(layouts_.of(key).class_idx);
+        if (cache_.n_slots(class_idx) < min_slots_per_used * size_class.max_n_used) {
+            continue; // a small cache holds what the token needs, not what it may need next
+        }
+        const SlotRef slot = admit(key, Admission::always);
+        if (!slot) {
+            continue; // resident, or everything is in use
+        }
+        load_of(slot).prefetched = true;
+        stats_.n_prefetched++;
+        ReadOrder order;
+        order.step_no = n_steps_;
+        for (const uint32_t part_idx : prefetch_parts_) {
+            queue_part(slot, key, part_idx, order);
+            order.rank++;
+        }
+        return true;
+    }
+    return false;
 }
 
 void Loader::Impl::submit(std::vector<ReadOp> ops) {

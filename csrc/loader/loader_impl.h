@@ -22,7 +22,8 @@ namespace hobbit {
 // The progress of the copy in a slot.
 struct SlotLoad {
     bool     occupied                 = false;
-    uint32_t n_pieces_left[max_parts] = {}; // [part]
+    bool     prefetched               = false; // and no step wanted it yet
+    uint32_t n_pieces_left[max_parts] = {};    // [part]
     bool     part_failed[max_parts]   = {};
     uint32_t n_left                   = 0; // pieces of all parts; the loader holds a pin of its own while > 0
     bool     failed                   = false;
@@ -88,12 +89,15 @@ struct Loader::Impl {
     std::vector<ReadPiece> done_              HOBBIT_GUARDED_BY(mu_);     // of the completion at work
     uint64_t n_steps_                         HOBBIT_GUARDED_BY(mu_) = 0; // begun
     uint64_t n_live_steps_                    HOBBIT_GUARDED_BY(mu_) = 0;
+    std::deque<ExpertKey> prefetch_           HOBBIT_GUARDED_BY(mu_); // still to be read ahead
+    std::vector<uint32_t> prefetch_parts_     HOBBIT_GUARDED_BY(mu_); // their order of use
     bool closing_                             HOBBIT_GUARDED_BY(mu_) = false;
 
   private:
     void    on_completion(uint64_t tag, const Status & status) HOBBIT_EXCLUDES(mu_);
     SlotRef admit(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_);
-    void    queue_part(const LoadStep::Lease & lease, uint32_t part_idx, ReadOrder order) HOBBIT_REQUIRES(mu_);
+    void    queue_part(SlotRef slot, ExpertKey key, uint32_t part_idx, ReadOrder order) HOBBIT_REQUIRES(mu_);
+    bool    queue_prefetch() HOBBIT_REQUIRES(mu_); // the next copy of prefetch_ that is absent; false: none left
     void    settle(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
     void    settle_slot(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
     void    settle_stream(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);

@@ -67,8 +67,10 @@ class ReadQueue {
     // Drops everything that is queued.
     void clear();
 
-    bool     empty() const { return queued_.empty(); }
-    uint32_t n_in_flight() const { return n_in_flight_; } // operations
+    bool empty() const { return queued_.empty(); }
+    // Of the piece that pop() begins with. REQUIRES: not empty.
+    const ReadOrder & first_order() const { return pieces_[static_cast<size_t>(queued_.front())].order; }
+    uint32_t          n_in_flight() const { return n_in_flight_; } // operations
 
     std::vector<ReadPiece> pieces() const; // all that are queued or in flight
 

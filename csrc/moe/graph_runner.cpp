@@ -23,7 +23,7 @@ bool is_no_op(const ggml_tensor * node) {
 } // namespace
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
-    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner) {}
+    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), predictor_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -48,10 +48,12 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
+    predictor_.begin_graph(graph);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
+            predictor_.on_node(inner_, node);
             ++i;
             continue;
         }
@@ -79,6 +81,9 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     }
     if (Status status = step_.begin(view_); !status.ok()) {
         return status;
+    }
+    if (view_.model->prefetch) {
+        view_.model->loader->prefetch(predictor_.predict(view_), step_.part_order());
     }
     const int first_idx = view_.nodes.front().node_idx;
     return ExpertMatmul::can_make_whole(view_, step_) ? compute_resident(graph, first_idx)

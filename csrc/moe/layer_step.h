@@ -21,6 +21,9 @@ class LayerStep {
 
     LoadStep & load() { return *load_; }
 
+    // The layer's parts in the order of their use.
+    const std::vector<uint32_t> & part_order() const { return part_order_; }
+
     // Rows whose expert is skipped, ascending: they have no lease, and gate weight zero.
     const std::vector<uint32_t> & skipped_rows() const { return skipped_rows_; }
 

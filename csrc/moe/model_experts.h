@@ -42,6 +42,7 @@ struct ModelExperts {
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum
+    bool                                   prefetch         = true; // read ahead what the next layer will probably want
     StepCounters                           counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.

@@ -24,7 +24,9 @@ _DEFAULT_MAX_CTX = 4096
 _STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
 _N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
 _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "model_path", "kwargs"}
-_OWN_KEYWORDS = ("memory", "expert_memory", "precision", "lo", "lo_share", "policy", "skip_renorm", "progress")
+_OWN_KEYWORDS = frozenset(
+    ["memory", "expert_memory", "precision", "lo", "lo_share", "policy", "skip_renorm", "prefetch", "progress"]
+)
 _live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
 
 
@@ -41,10 +43,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         precision: "exact", "mixed", or "auto": mixed if there is a lo copy.
         lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
             one beside the model, `<model>.lo-*.gguf`.
-        lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else a half.
+        lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
+            `mixed.default_lo_share`.
         policy: Decides in mixed mode which copy of an expert a token gets; see `hobbit_py.policies`. None: the
             thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
+        prefetch: Read ahead, while the drive is idle, what the next layer will probably want. Never changes a result.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
         n_threads: Compute threads; None: every core this process may use.
@@ -71,6 +75,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         lo_share: float | None = None,
         policy: PrecisionPolicy | None = None,
         skip_renorm: bool = False,
+        prefetch: bool = True,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
         n_threads: int | None = None,
@@ -97,6 +102,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "lo_share": lo_share,
             "policy": policy,
             "skip_renorm": skip_renorm,
+            "prefetch": prefetch,
         }
         self._memory_bytes = 0
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
@@ -169,6 +175,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
+        engine.set_prefetch(prefetch)
         engine.set_expert_memory(loader_options)
         _live.add(self)
 
@@ -204,6 +211,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             n_reads=loader.n_reads,
             n_retries=loader.n_retries,
             n_evictions=loader.n_evictions,
+            n_prefetched=loader.n_prefetched,
+            n_prefetch_used=loader.n_prefetch_used,
             stall_us=loader.stall_us,
             n_layer_steps=counts.n_layer_steps,
             n_tokens=counts.n_tokens,

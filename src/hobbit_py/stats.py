@@ -35,6 +35,9 @@ class Stats:
     n_reads: int = 0
     n_retries: int = 0
     n_evictions: int = 0
+    n_prefetched: int = 0
+    """Copies read ahead on a guess, and those of them that were wanted before they went."""
+    n_prefetch_used: int = 0
     stall_us: int = 0
     n_layer_steps: int = 0
     n_tokens: int = 0

@@ -1,5 +1,6 @@
 """Mixed precision: where it must equal exact mode or stock llama.cpp, what skipping does, policies of one's own."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from support import (
     make_prompt,
     stock_llama,
 )
+from tiny_models.families import FAMILIES
 
 import hobbit_py
 from hobbit_py.errors import HobbitError, ModelFileError, UsageError
@@ -178,8 +180,11 @@ def test_policy_of_ones_own_runs_live(tiny_model: ModelFactory, stock_reference:
     prompt = make_prompt(7)
     with closing(mixed_llama(hi, arena_bytes(hi, ArenaSize.QUARTER), lo=lo, policy=policy)) as model:
         logits = eval_logits(model, prompt, DECODE)
-        n_layers = len({layer for layer, _, _ in policy.asked})
-        assert len(policy.asked) == n_layers * (len(prompt) + len(DECODE))
+    # Once for a token and layer; reading ahead may ask once more, with guessed weights.
+    n_asked = Counter(layer for layer, _, _ in policy.asked)
+    assert len(n_asked) == FAMILIES["qwen3moe"].n_layer
+    n_tokens = len(prompt) + len(DECODE)
+    assert all(n_tokens <= n <= 2 * n_tokens for n in n_asked.values())
     assert np.array_equal(logits, stock_reference(hi, prompt, DECODE))
     for _, weights, resident in policy.asked:
         assert weights.dtype == np.float32

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hobbit_py.mixed import format_loss
-from hobbit_py.policies import HI
+from hobbit_py.mixed import default_lo_share, default_policy, format_loss
+from hobbit_py.policies import HI, HobbitThresholds
 from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
 from hobbit_py.tune.routing import MixThresholds, RoutingRecorder, mix_thresholds
 from hobbit_py.tune.search import LO_SHARES, Candidate, Measured, search
@@ -170,3 +170,8 @@ def test_one_file_for_all_parts_of_a_split_model() -> None:
 @pytest.mark.parametrize(("loss", "text"), [(0.004, "0.4%"), (0.0, "0.0%"), (-0.0001, "0.0%"), (-0.004, "-0.4%")])
 def test_loss_in_words(loss: float, text: str) -> None:
     assert format_loss(loss) == text
+
+
+def test_defaults_depend_on_the_experts_used() -> None:
+    assert (default_policy(2), default_lo_share(2)) == (HobbitThresholds(0.6, 0.9), 0.25)
+    assert (default_policy(8), default_lo_share(8)) == (HobbitThresholds(0.0, 1.0), 0.5)

@@ -1,0 +1,93 @@
+#include "loader_fixture.h"
+
+#include <cerrno>
+#include <doctest/doctest.h>
+
+using namespace hobbit;
+using namespace hobbit::testing;
+
+namespace {
+
+const std::vector<uint32_t> three_parts = {1, 0, 2};
+
+// Two layers of 16 experts; a copy is 4 KiB and 1.5 KiB of slack.
+TinyModel two_layers() { return TinyModel({{16, {1024, 1024, 2048}}, {16, {1024, 1024, 2048}}}); }
+
+LoaderOptions with_slots(uint64_t n_slots) {
+    LoaderOptions options;
+    options.expert_memory_bytes = n_slots * (4096 + 3 * TinyModel::align);
+    return options;
+}
+
+bool right_after(Bench & bench, const std::vector<ExpertKey> & keys) {
+    const auto step      = bench.loader.begin(keys, three_parts, Admission::always);
+    bool       all_right = true;
+    CHECK(bench.run(*step, three_parts, all_right).ok());
+    return all_right;
+}
+
+} // namespace
+
+TEST_CASE("what was read ahead is there when the step comes") {
+    const TinyModel model = two_layers();
+    Bench           bench(model, with_slots(32));
+    bench.loader.prefetch(model.keys(1, {3, 9}), three_parts);
+    bench.reader->drain();
+    // The completion that ends the first copy begins the second one: drained twice, both are here.
+    bench.reader->drain();
+    CHECK(bench.loader.stats().n_prefetched == 2);
+    CHECK(bench.loader.stats().n_prefetch_used == 0);
+    CHECK(right_after(bench, model.keys(1, {9, 3, 4})));
+    const LoaderStats stats = bench.loader.stats();
+    CHECK(stats.n_prefetch_used == 2);
+    CHECK(stats.n_hits[0] + stats.n_misses[0] == 3);
+    CHECK(stats.read_bytes[0] == 3 * 4096); // nothing twice
+}
+
+TEST_CASE("nothing is read ahead while a step waits for its own experts") {
+    const TinyModel   model = two_layers();
+    FakeReaderOptions slow;
+    slow.latency_us = 3000;
+    slow.n_threads  = 1;
+    Bench      bench(model, with_slots(32), slow);
+    const auto step = bench.loader.begin(model.keys(0, {0, 2, 4, 6, 8}), three_parts, Admission::always);
+    bench.loader.prefetch(model.keys(1, {3}), three_parts);
+    CHECK(bench.loader.stats().n_prefetched == 0);
+    bool all_right = true;
+    CHECK(bench.run(*step, three_parts, all_right).ok());
+    CHECK(all_right);
+}
+
+TEST_CASE("a new step drops the guesses that were not begun, and joins those that were") {
+    const TinyModel   model = two_layers();
+    FakeReaderOptions slow;
+    slow.latency_us = 2000;
+    slow.n_threads  = 1;
+    Bench bench(model, with_slots(32), slow);
+    bench.loader.prefetch(model.keys(1, {3, 5, 7, 9}), three_parts);
+    CHECK(right_after(bench, model.keys(1, {3, 4})));
+    const LoaderStats stats = bench.loader.stats();
+    CHECK(stats.n_prefetched == 1);
+    CHECK(stats.n_prefetch_used == 1);
+    CHECK(stats.read_bytes[0] == 2 * 4096);
+}
+
+TEST_CASE("a cache too small for guesses does without") {
+    const TinyModel model = two_layers(); // two experts used a token: below eight slots
+    Bench           bench(model, with_slots(7));
+    bench.loader.prefetch(model.keys(1, {3, 9}), three_parts);
+    bench.reader->drain();
+    CHECK(bench.loader.stats().n_prefetched == 0);
+}
+
+TEST_CASE("a guess that cannot be read leaves no trace") {
+    const TinyModel   model = two_layers();
+    FakeReaderOptions broken;
+    broken.events = {{0, 0, EIO, false}, {1, 0, EIO, false}, {2, 0, EIO, false}, {3, 0, EIO, false}};
+    Bench bench(model, with_slots(32), broken);
+    bench.loader.prefetch(model.keys(1, {3}), three_parts);
+    for (int i = 0; i < 4; i++) { // a retry each
+        bench.reader->drain();
+    }
+    CHECK(right_after(bench, model.keys(1, {3})));
+}
