@@ -97,15 +97,18 @@ def prompt_tokens(model: llama_cpp.Llama, text: str, n_tokens: int) -> list[int]
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     text = options.prompt_file.read_text(encoding="utf-8")
-    n_ctx = options.prompt_tokens + options.decode + 1
+    n_ctx = max(options.prompt_tokens + options.decode + 1, min(options.warm, options.batch))
     started = time.perf_counter()
     model = (load_hobbit if options.engine == "hobbit" else load_stock)(options, n_ctx)
     ready = time.perf_counter()
     prompt = prompt_tokens(model, text, options.prompt_tokens)
+    for window in range(0, options.warm, n_ctx):
+        model.eval(prompt_tokens(model, text, options.warm)[window : window + n_ctx])
+        model.reset()
     prompt_started = time.perf_counter()
     model.eval(prompt)
     token = next_token(model)
-    first_token = time.perf_counter()
+    prompt_s = time.perf_counter() - prompt_started
 
     read_stats = getattr(model, "stats", None)  # hobbit only
     stats_before = read_stats() if read_stats else None
@@ -125,9 +128,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     result = {
         "engine": options.engine,
         "load_s": ready - started,
-        "first_token_s": first_token - started,
+        "first_token_s": ready - started + prompt_s,
         "prompt_tokens": len(prompt),
-        "prompt_tok_s": len(prompt) / (first_token - prompt_started),
+        "prompt_tok_s": len(prompt) / prompt_s,
         "decode_tok_s": n_decoded / decode_s,
         "token_s": token_s,
         "cpu_s_per_token": (cpu_s() - cpu_before) / n_decoded,
@@ -153,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decode", type=int, default=128, help="tokens to decode (128)")
     parser.add_argument("--max-decode-s", type=float, default=float("inf"), help="stop decoding after this time")
     parser.add_argument("--min-decode", type=int, default=16, help="but not before this many tokens (16)")
+    parser.add_argument("--warm", type=int, default=0, help="tokens to evaluate before anything is measured")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--mmap", action="store_true", help="stock: map the file instead of reading it into memory")

@@ -30,6 +30,7 @@ from memory_box import BoxError, run_in_box
 from sizes import parse_numbers
 from widen_gguf import WidenError, widen
 
+WARM_TOKENS = 2048  # before a run with everything in RAM: enough to have touched nearly every expert
 SCRIPTS = Path(__file__).parent
 ALL_RESIDENT_SHARE = 1.05  # of the expert bytes: alignment makes a slot somewhat larger than its expert
 GRANTED_SHARE = 0.92  # of a box, to hobbit; the rest is for what no process can account for (page tables, sockets)
@@ -145,6 +146,8 @@ class Bench:
         command += ["--threads", str(options.threads)]
         if case.mmap:
             command.append("--mmap")
+        if case.resident or (case.engine == "stock" and not case.mmap):
+            command += ["--warm", str(WARM_TOKENS)]
         if case.engine == "hobbit":
             command += ["--precision", case.precision]
             if case.precision == "mixed":

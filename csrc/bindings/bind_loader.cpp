@@ -16,6 +16,7 @@ void bind_loader(py::module_ & m) {
         .def_readwrite("lo_share", &LoaderOptions::lo_share)
         .def_readwrite("stream_bytes", &LoaderOptions::stream_bytes)
         .def_readwrite("max_read_bytes", &LoaderOptions::max_read_bytes)
+        .def_readwrite("fill", &LoaderOptions::fill)
         .def_readwrite("eviction", &LoaderOptions::eviction);
 
     py::class_<LoaderStats>(m, "LoaderStats")

@@ -32,6 +32,7 @@ struct LoaderOptions {
     double      lo_share            = 0.5;      // of expert_memory_bytes, for lo copies (if the model has any)
     uint64_t    stream_bytes        = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
     uint64_t    max_read_bytes      = 2 << 20;  // longer extents are read in pieces of this, in parallel
+    bool        fill                = false; // read what fits as a whole (a class with a slot for every copy) at once
     std::string eviction            = "frequency";
 };
 

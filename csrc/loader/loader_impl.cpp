@@ -33,6 +33,31 @@ Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_
         loads_.emplace_back(n);
     }
     reader_.set_completion([this](uint64_t tag, const Status & status) { on_completion(tag, status); });
+    if (options.fill) {
+        start_filling();
+    }
+}
+
+void Loader::Impl::start_filling() {
+    std::vector<ReadOp> ops;
+    {
+        MutexLock lock(mu_);
+        for (int precision = 0; precision < n_precisions; precision++) {
+            const auto & of_layer = layouts_.layouts[precision];
+            for (uint16_t layer_idx = 0; layer_idx < of_layer.size(); layer_idx++) {
+                const CopyLayout & layout = of_layer[layer_idx];
+                const auto slots = layout.n_expert > 0 ? cache_.n_slots(static_cast<int32_t>(layout.class_idx)) : 0;
+                if (layout.n_expert == 0 || slots < layouts_.classes[layout.class_idx].n_copies) {
+                    continue;
+                }
+                for (uint16_t expert_idx = 0; expert_idx < layout.n_expert; expert_idx++) {
+                    fill_.push_back({layer_idx, expert_idx, static_cast<Precision>(precision)});
+                }
+            }
+        }
+        ops = next_ops();
+    }
+    submit(std::move(ops));
 }
 
 // A hi copy serves whatever its lo copy would, so beside it the lo copy is the first to go.
@@ -49,6 +74,7 @@ Loader::Impl::~Impl() {
         assert(n_live_steps_ == 0);
         closing_ = true;
         prefetch_.clear();
+        fill_.clear();
         queue_.clear();
         while (queue_.n_in_flight() > 0) {
             changed_.wait(mu_);
@@ -169,7 +195,7 @@ std::vector<ReadOp> Loader::Impl::next_ops() {
     }
     // What is read ahead bears the number of the step to come: it is behind all that is wanted now, and ahead of the
     // rest once that step has begun. Two reads of it at once keep the drive busy and let a demand read pass soon.
-    while (!queue_.empty() || (queue_.n_in_flight() < max_prefetch_in_flight && queue_prefetch())) {
+    while (!queue_.empty() || (queue_.n_in_flight() < max_prefetch_in_flight && (queue_prefetch() || queue_fill()))) {
         const bool is_ahead = queue_.first_order().step_no >= n_steps_;
         if (queue_.n_in_flight() >= (is_ahead ? max_prefetch_in_flight : max_in_flight_)) {
             break;
@@ -189,21 +215,41 @@ bool Loader::Impl::queue_prefetch() {
         if (cache_.n_slots(class_idx) < min_slots_per_used * size_class.max_n_used) {
             continue; // a small cache holds what the token needs, not what it may need next
         }
-        const SlotRef slot = admit(key, Admission::always);
-        if (!slot) {
-            continue; // resident, or everything is in use
+        if (queue_ahead(key)) {
+            load_of(cache_.find(key)).prefetched = true;
+            stats_.n_prefetched++;
+            return true;
         }
-        load_of(slot).prefetched = true;
-        stats_.n_prefetched++;
-        ReadOrder order;
-        order.step_no = n_steps_;
-        for (const uint32_t part_idx : prefetch_parts_) {
-            queue_part(slot, key, part_idx, order);
-            order.rank++;
-        }
-        return true;
     }
     return false;
+}
+
+bool Loader::Impl::queue_fill() {
+    while (!fill_.empty()) {
+        const ExpertKey key = fill_.front();
+        fill_.pop_front();
+        if (queue_ahead(key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool Loader::Impl::queue_ahead(ExpertKey key) {
+    const SlotRef slot = admit(key, Admission::always);
+    if (!slot) {
+        return false;
+    }
+    ReadOrder order;
+    order.step_no = n_steps_;
+    for (uint32_t part_idx = 0; part_idx < layouts_.of(key).parts.size(); part_idx++) {
+        order.rank = part_idx;
+        for (uint32_t i = 0; i < prefetch_parts_.size(); i++) {
+            order.rank = prefetch_parts_[i] == part_idx ? i : order.rank;
+        }
+        queue_part(slot, key, part_idx, order);
+    }
+    return true;
 }
 
 void Loader::Impl::submit(std::vector<ReadOp> ops) {

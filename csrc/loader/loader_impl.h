@@ -91,13 +91,17 @@ struct Loader::Impl {
     uint64_t n_live_steps_                    HOBBIT_GUARDED_BY(mu_) = 0;
     std::deque<ExpertKey> prefetch_           HOBBIT_GUARDED_BY(mu_); // still to be read ahead
     std::vector<uint32_t> prefetch_parts_     HOBBIT_GUARDED_BY(mu_); // their order of use
-    bool closing_                             HOBBIT_GUARDED_BY(mu_) = false;
+    std::deque<ExpertKey> fill_ HOBBIT_GUARDED_BY(mu_); // to be read when there is nothing to guess either
+    bool closing_               HOBBIT_GUARDED_BY(mu_) = false;
 
   private:
+    void    start_filling() HOBBIT_EXCLUDES(mu_);
     void    on_completion(uint64_t tag, const Status & status) HOBBIT_EXCLUDES(mu_);
     SlotRef admit(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_);
     void    queue_part(SlotRef slot, ExpertKey key, uint32_t part_idx, ReadOrder order) HOBBIT_REQUIRES(mu_);
     bool    queue_prefetch() HOBBIT_REQUIRES(mu_); // the next copy of prefetch_ that is absent; false: none left
+    bool    queue_fill() HOBBIT_REQUIRES(mu_);     // the same of fill_
+    bool    queue_ahead(ExpertKey key) HOBBIT_REQUIRES(mu_); // false: resident, or everything is in use
     void    settle(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
     void    settle_slot(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
     void    settle_stream(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);

@@ -35,6 +35,7 @@ class LoaderOptions:
     lo_share: float
     stream_bytes: int
     max_read_bytes: int
+    fill: bool
     eviction: str
     def __init__(self) -> None: ...
 

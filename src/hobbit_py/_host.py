@@ -30,7 +30,7 @@ EXPERT_TENSOR_PATTERN = rb"^blk\.(0|[1-9][0-9]*)\.ffn_(gate|up|down|gate_up)_exp
 # from the reads that the next piece waits for. libgomp looks at this once, when it is loaded. A short spin keeps the
 # common case (the next piece follows at once) fast.
 if "llama_cpp" not in sys.modules:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 try:
     import llama_cpp as llama_cpp

@@ -175,6 +175,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
+        loader_options.fill = prefetch
         engine.set_prefetch(prefetch)
         engine.set_expert_memory(loader_options)
         _live.add(self)

@@ -71,7 +71,7 @@ sys.meta_path.insert(0, Watch())
 import hobbit_py
 hobbit_py.Llama
 """
-    assert run_python(code).stdout == "1000\n"
+    assert run_python(code).stdout == "10000\n"
 
 
 def test_supported_version_is_the_pinned_one() -> None:

@@ -16,10 +16,12 @@ import pytest
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 BUILD_DIR = PROJECT_DIR / "build"
 
+# Sanitized code compiled at -O2 takes three times as long to build and finds nothing more.
+LIGHT = ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1 -g1"]
 KINDS = {
     "plain": ["-DHOBBIT_WERROR=ON"],
-    "address": ["-DHOBBIT_SANITIZE=address"],
-    "thread": ["-DHOBBIT_SANITIZE=thread"],
+    "address": ["-DHOBBIT_SANITIZE=address", *LIGHT],
+    "thread": ["-DHOBBIT_SANITIZE=thread", *LIGHT],
 }
 
 

@@ -80,6 +80,30 @@ TEST_CASE("a cache too small for guesses does without") {
     CHECK(bench.loader.stats().n_prefetched == 0);
 }
 
+TEST_CASE("what fits as a whole is read without being asked for") {
+    const TinyModel model   = two_layers();
+    LoaderOptions   options = with_slots(32);
+    options.fill            = true;
+    Bench bench(model, options);
+    for (int i = 0; i < 64; i++) { // a completion begins the next copy
+        bench.reader->drain();
+    }
+    CHECK(bench.loader.residency(0, Precision::hi) == std::vector<uint8_t>(16, 2));
+    CHECK(bench.loader.residency(1, Precision::hi) == std::vector<uint8_t>(16, 2));
+    CHECK(right_after(bench, model.keys(1, {0, 7, 15})));
+    CHECK(bench.loader.stats().n_misses[0] == 0);
+    CHECK(bench.loader.stats().read_bytes[0] == 32 * 4096);
+}
+
+TEST_CASE("what does not fit as a whole is read when it is asked for") {
+    const TinyModel model   = two_layers();
+    LoaderOptions   options = with_slots(31);
+    options.fill            = true;
+    Bench bench(model, options);
+    bench.reader->drain();
+    CHECK(bench.loader.stats().n_reads == 0);
+}
+
 TEST_CASE("a guess that cannot be read leaves no trace") {
     const TinyModel   model = two_layers();
     FakeReaderOptions broken;
