@@ -1,8 +1,9 @@
 """Which copy of a selected expert a token gets: hi, lo or none.
 
 A policy is asked for each token and layer, and, where experts are read ahead, for what the next layer will probably
-select; so it must not keep state. It gets the gate weights of the selected experts, float32 [n_used], descending and summing to 1, and what is resident of each, int8 [n_used]: 0 nothing, 1 the lo copy, 2 the hi copy. It
-returns codes, [n_used] of SKIP, LO and HI. Where the tokens of a batch differ over an expert, the greatest code holds.
+select; so it must not keep state. It gets the gate weights of the selected experts, float32 [n_used], descending and
+summing to 1, and what is resident of each, int8 [n_used]: 0 nothing, 1 the lo copy, 2 the hi copy. It returns codes,
+[n_used] of SKIP, LO and HI. Where the tokens of a batch differ over an expert, the greatest code holds.
 
 The built-ins here are the readable specification; the native core has a twin of each that decides alike.
 """
