@@ -1,6 +1,7 @@
 #include "bindings/bindings.h"
 #include "engine/engine.h"
 
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 namespace py = pybind11;
@@ -14,6 +15,26 @@ Loader & loader_of(Engine & engine) {
         throw std::logic_error("set_expert_memory() was not called");
     }
     return *engine.loader();
+}
+
+// A copy, since numpy's array outlives what was recorded.
+py::tuple importance_of(const ExpertMatrix & matrix, uint32_t n_expert, const ImportanceRecorder::Sums & sums) {
+    const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(n_expert), static_cast<py::ssize_t>(matrix.n_in)};
+    return py::make_tuple(matrix.tensor_name, py::array_t<float>(shape, sums.squares.data()),
+                          py::array_t<double>(static_cast<py::ssize_t>(n_expert), sums.n_rows.data()));
+}
+
+py::list importance(const Engine & engine) {
+    if (engine.importance() == nullptr) {
+        throw std::logic_error("record_importance() was not called");
+    }
+    py::list all;
+    for (const ExpertLayer & layer : engine.store().layers()) {
+        for (uint32_t i = 0; i < layer.matrices.size(); ++i) {
+            all.append(importance_of(layer.matrices[i], layer.n_expert, engine.importance()->of(layer.layer_idx, i)));
+        }
+    }
+    return all;
 }
 
 struct StepCounts {
@@ -92,6 +113,10 @@ void bind_engine(py::module_ & m) {
         .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy").none(false),
              py::arg("skip_renorm"))
         .def("set_prefetch", &Engine::set_prefetch, py::arg("prefetch"))
+        .def("record_importance", &Engine::record_importance)
+        .def("importance", &importance,
+             "Since record_importance(), of every expert tensor: its name, sums of the squared inputs [n_expert, n_in] "
+             "and numbers of rows [n_expert].")
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })

@@ -179,6 +179,11 @@ void Engine::set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy,
     experts_.skip_renorm      = skip_renorm;
 }
 
+void Engine::record_importance() {
+    experts_.importance.reset(); // before the new one: it takes as much memory again
+    experts_.importance = std::make_unique<ImportanceRecorder>(experts_.layers);
+}
+
 uint64_t Engine::token_slot_bytes() const {
     uint64_t bytes = 0;
     for (const SizeClass & c : layouts_.classes) {

@@ -4,6 +4,7 @@
 #include "device/store_buffer.h"
 #include "io/reader.h"
 #include "loader/loader.h"
+#include "moe/importance.h"
 #include "moe/model_experts.h"
 #include "store/dense_stream.h"
 #include "store/expert_store.h"
@@ -56,6 +57,11 @@ class Engine {
 
     // Whether the next layer's experts are read ahead. REQUIRES: no graph is being computed.
     void set_prefetch(bool prefetch) { experts_.prefetch = prefetch; }
+
+    // Sums up the inputs of every expert from the next graph on; again to start from zero. REQUIRES: no graph is being
+    // computed. Throws std::bad_alloc.
+    void                       record_importance();
+    const ImportanceRecorder * importance() const { return experts_.importance.get(); }
 
     // Memory besides the arenas of slots: stream buffers and the reader's own.
     uint64_t io_bytes(const LoaderOptions & options) const;

@@ -1,5 +1,7 @@
 #include "moe/graph_runner.h"
 
+#include "moe/importance.h"
+
 #include <algorithm>
 #include <exception>
 
@@ -85,9 +87,9 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->prefetch) {
         view_.model->loader->prefetch(predictor_.predict(view_), step_.part_order());
     }
-    const int first_idx = view_.nodes.front().node_idx;
-    return ExpertMatmul::can_make_whole(view_, step_) ? compute_resident(graph, first_idx)
-                                                      : compute_arriving(graph, first_idx);
+    const int  first_idx = view_.nodes.front().node_idx;
+    const bool in_run    = ExpertMatmul::can_make_whole(view_, step_) && view_.model->importance == nullptr;
+    return in_run ? compute_resident(graph, first_idx) : compute_arriving(graph, first_idx);
 }
 
 // Nothing is computed here: the layer's nodes join the run that ends at the next router. The step stays open, so its
@@ -131,6 +133,12 @@ Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
         if (!is_expert) {
             inner_.add(node);
             continue;
+        }
+        if (view_.model->importance != nullptr) {
+            if (Status status = inner_.compute(); !status.ok()) {
+                return status;
+            }
+            view_.model->importance->add(view_, *next, step_.ids());
         }
         if (!step_.skipped_rows().empty()) {
             // Now, not in the run: what the run still reads may lie in the same memory.

@@ -21,6 +21,9 @@ class LayerStep {
 
     LoadStep & load() { return *load_; }
 
+    // The router's choice, [n_tokens][n_used].
+    const std::vector<int32_t> & ids() const { return ids_; }
+
     // The layer's parts in the order of their use.
     const std::vector<uint32_t> & part_order() const { return part_order_; }
 

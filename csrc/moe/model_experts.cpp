@@ -1,8 +1,13 @@
 #include "moe/model_experts.h"
 
+#include "moe/importance.h"
+
 #include <utility>
 
 namespace hobbit {
+
+ModelExperts::ModelExperts()  = default;
+ModelExperts::~ModelExperts() = default;
 
 void ModelExperts::set_error(const Status & error) {
     MutexLock lock(mu_);

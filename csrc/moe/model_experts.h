@@ -13,6 +13,8 @@
 
 namespace hobbit {
 
+class ImportanceRecorder;
+
 // One matrix of a layer's experts in one precision.
 struct PartShape {
     MatrixKind kind = MatrixKind::gate;
@@ -36,6 +38,9 @@ struct StepCounters {
 };
 
 struct ModelExperts {
+    ModelExperts();
+    ~ModelExperts();
+
     std::vector<LayerShapes> layers; // [layer_idx]
     const CopyLayouts *      layouts = nullptr;
     Loader *                 loader  = nullptr; // nullptr until the memory budget is set
@@ -43,6 +48,7 @@ struct ModelExperts {
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum
     bool                                   prefetch         = true; // read ahead what the next layer will probably want
+    std::unique_ptr<ImportanceRecorder>    importance;              // set while the inputs of experts are recorded
     StepCounters                           counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.

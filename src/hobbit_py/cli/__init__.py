@@ -21,6 +21,7 @@ from ..errors import HobbitError, UsageError
 _COMMANDS = {
     "chat": "Talk with a model in the terminal.",
     "generate": "Continue a prompt, for pipes and scripts.",
+    "imatrix": "Measure on a text which inputs of each expert matter, for better copies.",
     "pack": "Make low-precision copies of a model's experts.",
     "perplexity": "Measure a model's perplexity on a text, and its distance to exact mode.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",

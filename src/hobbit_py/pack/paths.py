@@ -17,6 +17,11 @@ def default_out(model_path: Path, lo: LoTypes) -> Path:
     return model_path.with_name(f"{_stem(model_path)}.lo-{lo.file_label}.gguf")
 
 
+def default_imatrix(model_path: Path) -> Path:
+    """`<model>.imatrix.gguf` beside the model: where `hobbit imatrix` writes it and `hobbit pack` looks for it."""
+    return model_path.with_name(f"{_stem(model_path)}.imatrix.gguf")
+
+
 def find_lo(model_path: str | os.PathLike[str]) -> Path | None:
     """The lo copy beside a model, named `<model>.lo-*.gguf`; None if there is none.
 
