@@ -16,6 +16,7 @@
 #include "cache/expert_cache.h"
 #include "io/reader.h"
 #include "policy/eviction.h"
+#include "policy/precision.h"
 
 #include <array>
 #include <cstdint>
@@ -69,8 +70,8 @@ class Loader {
     // Tells the eviction policy what a layer routed: expert_idxs is [n_tokens][n_used].
     void on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens);
 
-    // Whether each copy is resident and complete. expert_idxs [n], resident [n].
-    void query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n, bool * resident) const;
+    // The best copy of each expert that is resident and complete. expert_idxs [n], best [n].
+    void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const;
 
     // Pins the copies that are resident, starts reading the others. `keys` are distinct, of one layer, in the order in
     // which they will be needed; `part_order` lists that layer's part indices in the order of use (for each precision

@@ -21,9 +21,6 @@ class LayerStep {
 
     LoadStep & load() { return *load_; }
 
-    // The layer's parts in the order of their use.
-    const std::vector<uint32_t> & part_order() const { return part_order_; }
-
     // Rows whose expert is skipped, ascending: they have no lease, and gate weight zero.
     const std::vector<uint32_t> & skipped_rows() const { return skipped_rows_; }
 
@@ -46,7 +43,6 @@ class LayerStep {
     std::vector<ExpertKey>    keys_;      // [n_leases]
     std::vector<uint32_t>     first_row_; // [n_leases + 1] into rows_
     std::vector<uint32_t>     rows_;      // [n_tokens * n_used]
-    std::vector<uint32_t>     part_order_;
     std::vector<int32_t>      slot_ids_;
     std::vector<uint32_t>     cursor_;
 };

@@ -51,11 +51,11 @@ TEST_CASE("misses are read once and then hit") {
     CHECK(bench.loader.residency(1, Precision::hi) == std::vector<uint8_t>(8, 0));
 
     const int32_t experts[3] = {1, 3, 5};
-    bool          resident[3];
-    bench.loader.query(0, Precision::hi, experts, 3, resident);
-    CHECK(resident[0]);
-    CHECK_FALSE(resident[1]);
-    CHECK(resident[2]);
+    Resident      best[3];
+    bench.loader.find_resident(0, experts, 3, best);
+    CHECK(best[0] == Resident::hi);
+    CHECK(best[1] == Resident::none);
+    CHECK(best[2] == Resident::hi);
 
     bench.loader.clear();
     CHECK(bench.loader.stats().resident_bytes[0] == 0);
