@@ -17,9 +17,9 @@ Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expe
 
 Loader::~Loader() = default;
 
-void Loader::on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) {
+void Loader::on_route(const Routing & routing) {
     MutexLock lock(impl_->mu_);
-    impl_->policy_->on_route(layer_idx, expert_idxs, n_used, n_tokens);
+    impl_->policy_->on_route(routing);
 }
 
 void Loader::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const {

@@ -87,7 +87,11 @@ Status LayerStep::begin(const LayerView & view) {
     group_rows(view);
 
     Loader & loader = *view.model->loader;
-    loader.on_route(view.layer_idx, ids_.data(), view.n_used(), view.n_tokens());
+    choices_.resize(ids_.size());
+    for (size_t i = 0; i < ids_.size(); ++i) {
+        choices_[i] = precision_.choice_of(ids_[i]);
+    }
+    loader.on_route({view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()});
     load_ = loader.begin(keys_, view.part_order,
                          view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
     ++view.model->counters.n_layer_steps;

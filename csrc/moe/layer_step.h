@@ -38,6 +38,7 @@ class LayerStep {
     PrecisionStep             precision_;
     std::unique_ptr<LoadStep> load_;
     std::vector<int32_t>      ids_;      // [n_tokens][n_used]
+    std::vector<Choice>       choices_;  // [n_tokens][n_used]
     std::vector<int32_t>      lease_of_; // [n_expert], -1: not selected, or skipped
     std::vector<uint32_t>     skipped_rows_;
     std::vector<ExpertKey>    keys_;      // [n_leases]

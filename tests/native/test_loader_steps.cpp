@@ -128,10 +128,10 @@ TEST_CASE("if_better does not flush what scores higher") {
     const uint64_t  slot_bytes = model.layouts.classes[0].slot_bytes;
     Bench           bench(model, with_memory(2 * slot_bytes));
     const int32_t   routed[4] = {0, 1, 0, 1};
-    bench.loader.on_route(0, routed, 2, 2);
+    bench.loader.on_route({0, 2, 2, routed});
     run(bench, model.keys(0, {0, 1}), {0, 1});
     const int32_t prompt[1] = {6};
-    bench.loader.on_route(0, prompt, 1, 1);
+    bench.loader.on_route({0, 1, 1, prompt});
     CHECK_FALSE(bool(run(bench, model.keys(0, {6}), {0, 1}, Admission::if_better)[0].slot));
     CHECK(run(bench, model.keys(0, {0, 1}), {0, 1})[1].hit);
     CHECK(bool(run(bench, model.keys(0, {6}), {0, 1}, Admission::always)[0].slot));
