@@ -17,7 +17,12 @@ void bind_loader(py::module_ & m) {
         .def_readwrite("stream_bytes", &LoaderOptions::stream_bytes)
         .def_readwrite("max_read_bytes", &LoaderOptions::max_read_bytes)
         .def_readwrite("fill", &LoaderOptions::fill)
-        .def_readwrite("eviction", &LoaderOptions::eviction);
+        .def_property(
+            "eviction", [](const LoaderOptions & o) { return o.eviction.name; },
+            [](LoaderOptions & o, std::string name) { o.eviction.name = std::move(name); })
+        .def_property(
+            "eviction_parameters", [](const LoaderOptions & o) { return o.eviction.parameters; },
+            [](LoaderOptions & o, std::map<std::string, double> values) { o.eviction.parameters = std::move(values); });
 
     py::class_<LoaderStats>(m, "LoaderStats")
         .def_property_readonly("n_hits_hi", [](const LoaderStats & s) { return s.n_hits[0]; })

@@ -17,22 +17,25 @@ Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expe
 
 Loader::~Loader() = default;
 
-void Loader::on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) {
+void Loader::on_route(const Routing & routing) {
     MutexLock lock(impl_->mu_);
-    impl_->policy_->on_route(layer_idx, expert_idxs, n_used, n_tokens);
+    impl_->policy_->on_route(routing);
 }
 
-void Loader::query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n,
-                   bool * resident) const {
-    if (!impl_->layouts_.has(layer_idx, precision)) {
-        std::fill(resident, resident + n, false);
-        return;
-    }
+void Loader::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const {
     const Impl & impl = *impl_;
-    MutexLock    lock(impl.mu_);
-    for (uint32_t i = 0; i < n; i++) {
-        const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
-        resident[i]        = slot && impl.load_of(slot).is_ready();
+    std::fill(best, best + n, Resident::none);
+    MutexLock lock(impl.mu_);
+    for (const Precision precision : {Precision::lo, Precision::hi}) { // hi last: it is the better one
+        if (!impl.layouts_.has(layer_idx, precision)) {
+            continue;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
+            if (slot && impl.load_of(slot).is_ready()) {
+                best[i] = precision == Precision::hi ? Resident::hi : Resident::lo;
+            }
+        }
     }
 }
 

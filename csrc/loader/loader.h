@@ -16,6 +16,7 @@
 #include "cache/expert_cache.h"
 #include "io/reader.h"
 #include "policy/eviction.h"
+#include "policy/precision.h"
 
 #include <array>
 #include <cstdint>
@@ -28,12 +29,12 @@
 namespace hobbit {
 
 struct LoaderOptions {
-    uint64_t    expert_memory_bytes = 0;        // arenas of all slots together
-    double      lo_share            = 0.5;      // of expert_memory_bytes, for lo copies (if the model has any)
-    uint64_t    stream_bytes        = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
-    uint64_t    max_read_bytes      = 2 << 20;  // longer extents are read in pieces of this, in parallel
-    bool        fill                = false; // read what fits as a whole (a class with a slot for every copy) at once
-    std::string eviction            = "frequency";
+    uint64_t     expert_memory_bytes = 0;   // arenas of all slots together
+    double       lo_share            = 0.5; // of expert_memory_bytes, for lo copies (if the model has any)
+    uint64_t     stream_bytes   = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
+    uint64_t     max_read_bytes = 2 << 20;  // longer extents are read in pieces of this, in parallel
+    bool         fill           = false;    // read what fits as a whole (a class with a slot for every copy) at once
+    EvictionSpec eviction;
 };
 
 struct LoaderStats {
@@ -58,7 +59,7 @@ class Loader {
     using ExtentOf = std::function<FileExtent(ExpertKey key, uint32_t part_idx)>;
 
     // `layouts` and `reader` are borrowed for the loader's life. `n_expert` is [n_layers].
-    // Throws std::bad_alloc, std::invalid_argument (unknown eviction policy).
+    // Throws std::bad_alloc, std::invalid_argument (unknown eviction policy or parameter).
     Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, ExtentOf extent_of, Reader & reader,
            const LoaderOptions & options);
     // Waits for the reads in flight. REQUIRES: no LoadStep lives.
@@ -66,11 +67,11 @@ class Loader {
     Loader(const Loader &)             = delete;
     Loader & operator=(const Loader &) = delete;
 
-    // Tells the eviction policy what a layer routed: expert_idxs is [n_tokens][n_used].
-    void on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens);
+    // Tells the eviction policy what a layer routed; to be followed by begin() for that layer.
+    void on_route(const Routing & routing);
 
-    // Whether each copy is resident and complete. expert_idxs [n], resident [n].
-    void query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n, bool * resident) const;
+    // The best copy of each expert that is resident and complete. expert_idxs [n], best [n].
+    void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const;
 
     // Pins the copies that are resident, starts reading the others. `keys` are distinct, of one layer, in the order in
     // which they will be needed; `part_order` lists that layer's part indices in the order of use (for each precision

@@ -19,13 +19,25 @@ uint64_t copy_bytes(const CopyLayout & layout) {
     return n;
 }
 
+// Bytes of a lo copy over those of a hi copy, over the whole model; without lo copies it does not matter.
+double lo_cost(const CopyLayouts & layouts) {
+    uint64_t n_bytes[n_precisions] = {};
+    for (int precision = 0; precision < n_precisions; precision++) {
+        for (const CopyLayout & layout : layouts.layouts[precision]) {
+            n_bytes[precision] += layout.n_expert * copy_bytes(layout);
+        }
+    }
+    return n_bytes[0] > 0 ? static_cast<double>(n_bytes[1]) / static_cast<double>(n_bytes[0]) : 0.0;
+}
+
 } // namespace
 
 Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert,
                    const std::vector<uint32_t> & n_slots, const std::vector<Arena> & arenas, ExtentOf extent_of,
                    Reader & reader, const LoaderOptions & options)
     : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), reader_(reader),
-      max_in_flight_(std::max(reader.queue_depth(), 1u) * 2), policy_(make_eviction_policy(options.eviction, n_expert)),
+      max_in_flight_(std::max(reader.queue_depth(), 1u) * 2),
+      policy_(make_eviction_policy(options.eviction, {n_expert, lo_cost(layouts)})),
       cache_(layouts, n_slots, [this](ExpertKey key) { return worth(key); }),
       queue_(reader.alignment(), options.max_read_bytes),
       ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment()) {

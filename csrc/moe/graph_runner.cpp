@@ -85,7 +85,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return status;
     }
     if (view_.model->prefetch) {
-        view_.model->loader->prefetch(predictor_.predict(view_), step_.part_order());
+        view_.model->loader->prefetch(predictor_.predict(view_), view_.part_order);
     }
     const int  first_idx = view_.nodes.front().node_idx;
     const bool in_run    = ExpertMatmul::can_make_whole(view_, step_) && view_.model->importance == nullptr;

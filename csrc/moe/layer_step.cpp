@@ -86,21 +86,13 @@ Status LayerStep::begin(const LayerView & view) {
     }
     group_rows(view);
 
-    // All matrices are read, those of this step's nodes first and in the order of their use.
-    part_order_.clear();
-    for (const ExpertNode & n : view.nodes) {
-        part_order_.push_back(n.part_idx);
-    }
-    const size_t n_parts = view.model->layers[view.layer_idx].parts[0].size();
-    for (uint32_t part_idx = 0; part_idx < n_parts; ++part_idx) {
-        if (std::find(part_order_.begin(), part_order_.end(), part_idx) == part_order_.end()) {
-            part_order_.push_back(part_idx);
-        }
-    }
-
     Loader & loader = *view.model->loader;
-    loader.on_route(view.layer_idx, ids_.data(), view.n_used(), view.n_tokens());
-    load_ = loader.begin(keys_, part_order_,
+    choices_.resize(ids_.size());
+    for (size_t i = 0; i < ids_.size(); ++i) {
+        choices_[i] = precision_.choice_of(ids_[i]);
+    }
+    loader.on_route({view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()});
+    load_ = loader.begin(keys_, view.part_order,
                          view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
     ++view.model->counters.n_layer_steps;
     return {};

@@ -24,9 +24,6 @@ class LayerStep {
     // The router's choice, [n_tokens][n_used].
     const std::vector<int32_t> & ids() const { return ids_; }
 
-    // The layer's parts in the order of their use.
-    const std::vector<uint32_t> & part_order() const { return part_order_; }
-
     // Rows whose expert is skipped, ascending: they have no lease, and gate weight zero.
     const std::vector<uint32_t> & skipped_rows() const { return skipped_rows_; }
 
@@ -44,12 +41,12 @@ class LayerStep {
     PrecisionStep             precision_;
     std::unique_ptr<LoadStep> load_;
     std::vector<int32_t>      ids_;      // [n_tokens][n_used]
+    std::vector<Choice>       choices_;  // [n_tokens][n_used]
     std::vector<int32_t>      lease_of_; // [n_expert], -1: not selected, or skipped
     std::vector<uint32_t>     skipped_rows_;
     std::vector<ExpertKey>    keys_;      // [n_leases]
     std::vector<uint32_t>     first_row_; // [n_leases + 1] into rows_
     std::vector<uint32_t>     rows_;      // [n_tokens * n_used]
-    std::vector<uint32_t>     part_order_;
     std::vector<int32_t>      slot_ids_;
     std::vector<uint32_t>     cursor_;
 };

@@ -3,7 +3,6 @@
 #include "ggml-backend.h"
 
 #include <algorithm>
-#include <memory>
 #include <numeric>
 
 namespace hobbit {
@@ -25,21 +24,15 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     std::sort(selected_.begin(), selected_.end());
     selected_.erase(std::unique(selected_.begin(), selected_.end()), selected_.end());
     resident_of_.assign(n_expert, Resident::none);
-    const auto              n = static_cast<uint32_t>(selected_.size());
-    std::unique_ptr<bool[]> is_resident(new bool[n]);
-    for (Precision precision : {Precision::lo, Precision::hi}) {
-        view.model->loader->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
-        for (uint32_t i = 0; i < n; ++i) {
-            if (is_resident[i]) {
-                resident_of_[static_cast<size_t>(selected_[i])] =
-                    precision == Precision::hi ? Resident::hi : Resident::lo;
-            }
-        }
+    const auto n = static_cast<uint32_t>(selected_.size());
+    sorted_resident_.resize(std::max(n, n_used));
+    view.model->loader->find_resident(view.layer_idx, selected_.data(), n, sorted_resident_.data());
+    for (uint32_t i = 0; i < n; ++i) {
+        resident_of_[static_cast<size_t>(selected_[i])] = sorted_resident_[i];
     }
 
     ranks_.resize(n_used);
     sorted_weights_.resize(n_used);
-    sorted_resident_.resize(n_used);
     choices_.resize(n_used);
     for (size_t first = 0; first < ids.size(); first += n_used) {
         const float * weights = weights_.data() + first;

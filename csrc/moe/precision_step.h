@@ -29,7 +29,7 @@ class PrecisionStep {
     std::vector<Resident> resident_of_; // [n_expert]
     std::vector<uint32_t> ranks_;
     std::vector<float>    sorted_weights_;
-    std::vector<Resident> sorted_resident_;
+    std::vector<Resident> sorted_resident_; // of selected_ first, then of one token after the other
     std::vector<Choice>   choices_;
 };
 

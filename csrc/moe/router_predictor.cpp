@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <numeric>
 
 namespace hobbit {
@@ -89,21 +88,9 @@ void RouterPredictor::choose(const LayerView & view, const float * logits) {
                       [logits](int32_t a, int32_t b) { return logits[a] > logits[b]; });
     ids_.resize(n_used);
 
-    const Loader &          loader = *view.model->loader;
-    const auto              n      = static_cast<uint32_t>(n_used);
-    std::unique_ptr<bool[]> is_resident(new bool[n]);
-    resident_.assign(n, Resident::none);
-    for (Precision precision : {Precision::lo, Precision::hi}) {
-        if (!view.model->layouts->has(layer_idx, precision)) {
-            continue;
-        }
-        loader.query(layer_idx, precision, ids_.data(), n, is_resident.get());
-        for (uint32_t i = 0; i < n; ++i) {
-            if (is_resident[i]) {
-                resident_[i] = precision == Precision::hi ? Resident::hi : Resident::lo;
-            }
-        }
-    }
+    const auto n = static_cast<uint32_t>(n_used);
+    resident_.resize(n);
+    view.model->loader->find_resident(layer_idx, ids_.data(), n, resident_.data());
     weights_.resize(n);
     for (uint32_t i = 0; i < n; ++i) {
         weights_[i] = std::exp(logits[ids_[i]] - logits[ids_[0]]);

@@ -37,6 +37,7 @@ class LoaderOptions:
     max_read_bytes: int
     fill: bool
     eviction: str
+    eviction_parameters: dict[str, float]
     def __init__(self) -> None: ...
 
 class LoaderStats:
