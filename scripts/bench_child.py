@@ -64,6 +64,7 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         n_ctx=n_ctx,
         n_batch=options.batch,
         n_threads=options.threads,
+        prefetch={"on": True, "off": False}.get(options.prefetch, options.prefetch),
         **budget,
     )
     return model
@@ -143,6 +144,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         stats = read_stats().since(stats_before)
         result["hit_rate"] = stats.hit_rate
         result["read_bytes_per_token"] = (stats.read_bytes_hi + stats.read_bytes_lo) / n_decoded
+        result["prefetch_bytes_per_token"] = {
+            name: getattr(stats, f"prefetch_{name}_bytes") / n_decoded
+            for name in ("useful", "late", "wasted", "cancelled")
+        }
         result["stall_s_per_token"] = stats.stall_us / 1e6 / n_decoded
     return result
 
@@ -163,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=parse_size, help="hobbit: budget of the whole process")
     parser.add_argument("--expert-memory", type=parse_size, help="hobbit: budget of the experts alone")
     parser.add_argument("--precision", default="exact", choices=["exact", "mixed", "auto"])
+    parser.add_argument("--prefetch", default="on", help="hobbit: on, off, or the name of a predictor (on)")
     parser.add_argument("--lo", help="hobbit: the low-precision copy")
     try:
         result = measure(parser.parse_args(arguments))

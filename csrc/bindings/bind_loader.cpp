@@ -39,6 +39,13 @@ void bind_loader(py::module_ & m) {
         .def_readonly("n_evictions", &LoaderStats::n_evictions)
         .def_readonly("n_prefetched", &LoaderStats::n_prefetched)
         .def_readonly("n_prefetch_used", &LoaderStats::n_prefetch_used)
+        .def_readonly("n_prefetch_late", &LoaderStats::n_prefetch_late)
+        .def_readonly("n_prefetch_wasted", &LoaderStats::n_prefetch_wasted)
+        .def_readonly("prefetched_bytes", &LoaderStats::prefetched_bytes)
+        .def_readonly("prefetch_useful_bytes", &LoaderStats::prefetch_useful_bytes)
+        .def_readonly("prefetch_late_bytes", &LoaderStats::prefetch_late_bytes)
+        .def_readonly("prefetch_wasted_bytes", &LoaderStats::prefetch_wasted_bytes)
+        .def_readonly("prefetch_cancelled_bytes", &LoaderStats::prefetch_cancelled_bytes)
         .def_readonly("stall_us", &LoaderStats::stall_us);
 }
 

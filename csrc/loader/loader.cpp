@@ -61,11 +61,17 @@ void Loader::prefetch(const std::vector<ExpertKey> & keys, const std::vector<uin
     std::vector<ReadOp> ops;
     {
         MutexLock lock(impl_->mu_);
-        impl_->prefetch_.assign(keys.begin(), keys.end());
-        impl_->prefetch_parts_ = part_order;
-        ops                    = impl_->next_ops();
+        impl_->set_guesses(keys, part_order);
+        ops = impl_->next_ops();
     }
     impl_->submit(std::move(ops));
+}
+
+PrefetchState Loader::prefetch_state() const {
+    MutexLock              lock(impl_->mu_);
+    const PrefetchBudget & budget = impl_->budget_;
+    return {budget.read_bytes_s(), budget.step_us(), budget.window_us(), impl_->stats_.n_prefetch_late,
+            impl_->stats_.n_prefetch_wasted};
 }
 
 void Loader::reset_sequence() {
@@ -111,7 +117,7 @@ std::vector<uint8_t> Loader::residency(uint16_t layer_idx, Precision precision) 
     std::vector<uint8_t> out(impl.layouts_.of({layer_idx, 0, precision}).n_expert, 0);
     for (size_t i = 0; i < out.size(); i++) {
         const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(i), precision});
-        if (slot && !impl.load_of(slot).failed) {
+        if (slot && !impl.load_of(slot).is_leaving()) {
             out[i] = impl.load_of(slot).is_ready() ? 2 : 1;
         }
     }

@@ -45,10 +45,26 @@ struct LoaderStats {
     uint64_t n_reads                      = 0;
     uint64_t n_retries                    = 0;
     uint64_t n_evictions                  = 0;
-    uint64_t n_prefetched                 = 0; // copies read ahead ...
-    uint64_t n_prefetch_used              = 0; // ... and wanted by a step before they went
+    uint64_t n_prefetched                 = 0; // copies begun to be read ahead on a guess ...
+    uint64_t n_prefetch_used              = 0; // ... wanted by a step before they went ...
+    uint64_t n_prefetch_late              = 0; // ... of those, before they were complete ...
+    uint64_t n_prefetch_wasted            = 0; // ... and gone before anybody wanted them
+    uint64_t prefetched_bytes             = 0; // of all those copies; each is counted once below when it is judged:
+    uint64_t prefetch_useful_bytes        = 0; // complete when they were wanted
+    uint64_t prefetch_late_bytes          = 0; // wanted while they were read
+    uint64_t prefetch_wasted_bytes        = 0; // read (or in flight) for nothing
+    uint64_t prefetch_cancelled_bytes     = 0; // not read any more, since the guess was wrong
     uint64_t stall_us                     = 0; // compute waited for the drive
     uint64_t resident_bytes[n_precisions] = {};
+};
+
+// What a look-ahead is chosen by. Means over the last steps, 0 until they were measured.
+struct PrefetchState {
+    double   read_bytes_s = 0; // of the drive while it is busy
+    double   step_us      = 0; // from step to step, waits included
+    double   window_us    = 0; // of that, without a read that a step waits for
+    uint64_t n_late       = 0; // as in LoaderStats
+    uint64_t n_wasted     = 0;
 };
 
 class LoadStep;
@@ -79,10 +95,14 @@ class Loader {
     std::unique_ptr<LoadStep> begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
                                     Admission admission);
 
-    // Copies that the next step will probably want, the likeliest first. They are read, one after the other, while the
-    // drive has nothing else to do, into slots from which the least valued copies go. Replaces the list given before;
-    // what of it is being read goes on. `part_order` as for begin().
+    // Copies that the coming steps will probably want, the likeliest first; distinct. Those that are resident are kept
+    // if at all possible; the others are read, one after the other, while the drive has nothing else to do, as far as
+    // it will bring them in time, into slots from which the least valued copies go. Replaces the list given before:
+    // what of that is being read goes on if it is in this one, and is given up between two reads otherwise. A step ends
+    // the guesses about its layer. `part_order` as for begin().
     void prefetch(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order);
+
+    PrefetchState prefetch_state() const;
 
     // A new sequence begins.
     void reset_sequence();

@@ -36,8 +36,18 @@ class Stats:
     n_retries: int = 0
     n_evictions: int = 0
     n_prefetched: int = 0
-    """Copies read ahead on a guess, and those of them that were wanted before they went."""
+    """Copies read ahead on a guess. The next three: those of them that were wanted before they went, of which while
+    they were still being read, and those that went without."""
     n_prefetch_used: int = 0
+    n_prefetch_late: int = 0
+    n_prefetch_wasted: int = 0
+    prefetched_bytes: int = 0
+    """Bytes of the copies read ahead. Once a copy is judged they are in one of the next four: complete when it was
+    wanted, wanted while it was read, read for nothing, or not read any more since the guess was wrong."""
+    prefetch_useful_bytes: int = 0
+    prefetch_late_bytes: int = 0
+    prefetch_wasted_bytes: int = 0
+    prefetch_cancelled_bytes: int = 0
     stall_us: int = 0
     n_layer_steps: int = 0
     n_tokens: int = 0
