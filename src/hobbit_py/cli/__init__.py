@@ -19,6 +19,7 @@ from ..errors import HobbitError, UsageError
 
 # One file a command, each with a click command named `command`; the text is what `hobbit --help` shows.
 _COMMANDS = {
+    "bench": "Measure how fast a model runs on this machine, and what limits it.",
     "chat": "Talk with a model in the terminal.",
     "generate": "Continue a prompt, for pipes and scripts.",
     "pack": "Make low-precision copies of a model's experts.",
