@@ -23,11 +23,8 @@ _COMMANDS = {
     "chat": "Talk with a model in the terminal.",
     "doctor": "Check whether this machine and what is installed on it will run a model well.",
     "generate": "Continue a prompt, for pipes and scripts.",
-<<<<<<< HEAD
     "imatrix": "Measure on a text which inputs of each expert matter, for better copies.",
-=======
     "inspect": "Show what a model file holds: its experts, their types, the lo copies beside it.",
->>>>>>> product
     "pack": "Make low-precision copies of a model's experts.",
     "perplexity": "Measure a model's perplexity on a text, and its distance to exact mode.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
