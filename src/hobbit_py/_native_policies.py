@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import _core
 from .errors import UsageError
-from .policies import AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy
+from .policies import AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy, WeightThresholds
 
 
 def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
@@ -16,6 +16,8 @@ def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
         return _core.always_low()
     if type(policy) is HobbitThresholds:
         return _core.thresholds(policy.t1, policy.t2, policy.lo_serves_hi)
+    if type(policy) is WeightThresholds:
+        return _core.weight_thresholds(policy.hi_above, policy.skip_below)
     if type(policy) is MassBudget:
         return _core.mass_budget(policy.lo_mass, policy.skip_mass)
     if not isinstance(policy, PrecisionPolicy):

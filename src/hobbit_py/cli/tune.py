@@ -34,7 +34,8 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 def _row(measured: Measured) -> str:
     c = measured.candidate
     return (
-        f"  T1 {c.t1:.2f}  T2 {c.t2:.2f}  lo share {c.lo_share:.2f}:  {100 * measured.loss:+.2f}% perplexity "
+        f"  hi above {c.hi_above:.2f}  skip below {c.skip_below:.2f}  lo share {c.lo_share:.2f}:  "
+        f"{100 * measured.loss:+.2f}% perplexity "
         f"(standard error {100 * measured.loss_se:.2f}), {measured.bytes_ratio:.2f} of the bytes"
     )
 
@@ -42,13 +43,13 @@ def _row(measured: Measured) -> str:
 def _sentences(result: TuneResult) -> list[str]:
     tuning = result.tuning
     rows = [_row(measured) for measured in result.measured]
-    if tuning.t1 >= 1:
+    if tuning.hi_above <= 0:
         return [*rows, f"No setting stays within {100 * tuning.max_loss:g}%: the model will run in exact mode."]
     return [
         *rows,
-        f"Chosen: T1 {tuning.t1:.2f}, T2 {tuning.t2:.2f}, lo share {tuning.lo_share:.2f}: {100 * tuning.loss:+.2f}% "
-        f"perplexity over {tuning.tokens} tokens, {1 / max(tuning.bytes_ratio, 1e-9):.1f}x fewer bytes read than in "
-        f"exact mode.",
+        f"Chosen: hi above {tuning.hi_above:.2f}, skip below {tuning.skip_below:.2f}, lo share {tuning.lo_share:.2f}: "
+        f"{100 * tuning.loss:+.2f}% perplexity over {tuning.tokens} tokens, {1 / max(tuning.bytes_ratio, 1e-9):.1f}x "
+        f"fewer bytes read than in exact mode.",
     ]
 
 

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
-from .precision import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy
+from .precision import (
+    HI,
+    LO,
+    SKIP,
+    AlwaysHigh,
+    AlwaysLow,
+    HobbitThresholds,
+    MassBudget,
+    PrecisionPolicy,
+    WeightThresholds,
+)
 
-__all__ = ["HI", "LO", "SKIP", "AlwaysHigh", "AlwaysLow", "HobbitThresholds", "MassBudget", "PrecisionPolicy"]
+__all__ = [
+    "HI",
+    "LO",
+    "SKIP",
+    "AlwaysHigh",
+    "AlwaysLow",
+    "HobbitThresholds",
+    "MassBudget",
+    "PrecisionPolicy",
+    "WeightThresholds",
+]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -29,8 +29,8 @@ class Tuning:
     standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory.
     """
 
-    t1: float
-    t2: float
+    hi_above: float
+    skip_below: float
     lo_share: float
     loss: float
     loss_se: float
@@ -93,7 +93,7 @@ def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
             return None
         values[field.name] = int(value) if field.name in ("tokens", "expert_memory_bytes") else float(value)
     tuning = Tuning(**values)
-    in_range = 0 <= tuning.t1 <= 1 and 0 <= tuning.t2 <= 1 and 0 <= tuning.lo_share <= 1
+    in_range = 0 <= tuning.hi_above <= 1 and 0 <= tuning.skip_below <= 1 and 0 <= tuning.lo_share <= 1
     return tuning if in_range else None
 
 
