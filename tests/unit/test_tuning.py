@@ -163,7 +163,7 @@ def test_counts_for_these_very_files_alone(pair: tuple[Path, Path], changed: str
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
+        {"schema": 3},
         {"hi_above": None},
         {"hi_above": "0.5"},
         {"hi_above": True},
