@@ -37,6 +37,22 @@ py::list importance(const Engine & engine) {
     return all;
 }
 
+py::array_t<uint64_t> take_timeline(Engine & engine) {
+    const std::vector<Timeline::Span> spans = engine.timeline().take();
+    py::array_t<uint64_t>             rows({static_cast<py::ssize_t>(spans.size()), py::ssize_t{6}});
+    auto                              out = rows.mutable_unchecked<2>();
+    for (size_t i = 0; i < spans.size(); ++i) {
+        const Timeline::Span & s         = spans[i];
+        const uint64_t         columns[] = {
+            static_cast<uint64_t>(s.kind), s.lane, s.start_us, s.end_us, s.layer_idx, s.n_bytes,
+        };
+        for (size_t j = 0; j < 6; ++j) {
+            out(static_cast<py::ssize_t>(i), static_cast<py::ssize_t>(j)) = columns[j];
+        }
+    }
+    return rows;
+}
+
 struct StepCounts {
     uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_scored_rows, dropped_mass_ppm;
 };
@@ -117,6 +133,12 @@ void bind_engine(py::module_ & m) {
         .def("importance", &importance,
              "Since record_importance(), of every expert tensor: its name, sums of the squared inputs [n_expert, n_in] "
              "and numbers of rows [n_expert].")
+        .def(
+            "start_timeline", [](Engine & e, size_t max_spans) { e.timeline().start(max_spans); }, py::arg("max_spans"))
+        .def(
+            "take_timeline", &take_timeline,
+            "Ends recording: [n_spans, 6] of kind (0 compute, 1 stall, 2 read, 3 queued), lane, start and end in us of "
+            "a steady clock, layer and bytes.")
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })

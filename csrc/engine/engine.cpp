@@ -59,7 +59,8 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     if (lo_model_) {
         paths.insert(paths.end(), lo_model_->paths().begin(), lo_model_->paths().end());
     }
-    reader_ = make_pread_reader(paths, {options_.n_io_threads, options_.direct_io});
+    reader_           = make_pread_reader(paths, {options_.n_io_threads, options_.direct_io, &timeline_});
+    experts_.timeline = &timeline_;
     describe_layers();
 
     device_ = decorated_device(options_.inner_device);

@@ -63,6 +63,8 @@ class Engine {
     void                       record_importance();
     const ImportanceRecorder * importance() const { return experts_.importance.get(); }
 
+    Timeline & timeline() { return timeline_; }
+
     // Memory besides the arenas of slots: stream buffers and the reader's own.
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.
@@ -83,6 +85,7 @@ class Engine {
     std::unique_ptr<ExpertStore>     lo_store_;
     uint32_t                         n_expert_used_ = 0;
     EngineOptions                    options_;
+    Timeline                         timeline_;
     std::unique_ptr<Reader>          reader_;
     CopyLayouts                      layouts_;
     ModelExperts                     experts_;

@@ -47,6 +47,14 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     return GGML_STATUS_FAILED;
 }
 
+Status GraphRunner::compute_run() {
+    if (view_.model == nullptr) {
+        return inner_.compute();
+    }
+    const TimelineSpan span(*view_.model->timeline, Timeline::Kind::compute, view_.layer_idx);
+    return inner_.compute();
+}
+
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
@@ -65,7 +73,7 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
             model->counters.n_tokens += view_.n_tokens();
         }
         // Up to the router; also the end of the layer before, whose experts may go now.
-        if (Status status = inner_.compute(); !status.ok()) {
+        if (Status status = compute_run(); !status.ok()) {
             return status;
         }
         step_.end();
@@ -74,7 +82,7 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
         }
         i = view_.end_idx;
     }
-    return inner_.compute();
+    return compute_run();
 }
 
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
@@ -135,14 +143,14 @@ Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
             continue;
         }
         if (view_.model->importance != nullptr) {
-            if (Status status = inner_.compute(); !status.ok()) {
+            if (Status status = compute_run(); !status.ok()) {
                 return status;
             }
             view_.model->importance->add(view_, *next, step_.ids());
         }
         if (!step_.skipped_rows().empty()) {
             // Now, not in the run: what the run still reads may lie in the same memory.
-            if (Status status = inner_.compute(); !status.ok()) {
+            if (Status status = compute_run(); !status.ok()) {
                 return status;
             }
             matmul_.clear_rows(*next, step_.skipped_rows());
@@ -186,7 +194,7 @@ Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<
     if (!streamed) {
         return {};
     }
-    if (Status status = inner_.compute(); !status.ok()) {
+    if (Status status = compute_run(); !status.ok()) {
         return status;
     }
     for (uint32_t i : lease_idxs) {
@@ -198,13 +206,17 @@ Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<
 Status GraphRunner::complete(Pending & pending) {
     while (!pending.lease_idxs.empty()) {
         arrived_.clear();
-        if (Status status = step_.load().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_); !status.ok()) {
-            return status;
+        {
+            const TimelineSpan span(*view_.model->timeline, Timeline::Kind::stall, view_.layer_idx);
+            if (Status status = step_.load().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_);
+                !status.ok()) {
+                return status;
+            }
         }
         if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, arrived_); !status.ok()) {
             return status;
         }
-        if (Status status = inner_.compute(); !status.ok()) {
+        if (Status status = compute_run(); !status.ok()) {
             return status;
         }
         if (Status status = release_streamed(*pending.node, arrived_); !status.ok()) {
@@ -217,7 +229,7 @@ Status GraphRunner::complete(Pending & pending) {
 Status GraphRunner::complete_all() {
     // What can be computed is computed while the drive works.
     if (!pending_.empty()) {
-        if (Status status = inner_.compute(); !status.ok()) {
+        if (Status status = compute_run(); !status.ok()) {
             return status;
         }
     }

@@ -31,6 +31,7 @@ class GraphRunner {
         std::vector<uint32_t> lease_idxs;
     };
 
+    Status compute_run(); // what is in inner_, recorded on the model's timeline
     Status run(ggml_cgraph * graph, ModelExperts *& model);
     Status compute_layer(ggml_cgraph * graph);
     Status compute_resident(ggml_cgraph * graph, int first_idx);

@@ -1,6 +1,7 @@
 // What the graph runner needs to know of a model's experts; owned by the engine, outlives every graph.
 #pragma once
 
+#include "base/timeline.h"
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
@@ -49,6 +50,7 @@ struct ModelExperts {
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum
     bool                                   prefetch         = true; // read ahead what the next layer will probably want
     std::unique_ptr<ImportanceRecorder>    importance;              // set while the inputs of experts are recorded
+    Timeline *                             timeline = nullptr;      // outlives this; never nullptr while a graph runs
     StepCounters                           counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
