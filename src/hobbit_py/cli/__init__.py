@@ -26,6 +26,7 @@ _COMMANDS = {
     "imatrix": "Measure on a text which inputs of each expert matter, for better copies.",
     "inspect": "Show what a model file holds: its experts, their types, the lo copies beside it.",
     "pack": "Make low-precision copies of a model's experts.",
+    "plan": "Predict what a model needs and how fast it will be, before it is downloaded.",
     "perplexity": "Measure a model's perplexity on a text, and its distance to exact mode.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
