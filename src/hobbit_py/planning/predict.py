@@ -239,7 +239,7 @@ class _Predictor:
 
     def budget(self, memory_bytes: int) -> BudgetPlan:
         needs = with_stream_buffers(self._needs, memory_bytes)
-        if memory_bytes < needs.floor_bytes:
+        if memory_bytes < self._needs.floor_bytes:
             return BudgetPlan(memory_bytes, False, 0, 0, 0.0, *[None] * 8)
         expert_bytes = needs.expert_memory_bytes(memory_bytes)
         share = expert_bytes / needs.all_slots_bytes
