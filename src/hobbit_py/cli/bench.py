@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundled import bundled_model, sample_text
+from ..bundled import sample_text
 from ..errors import HobbitError, UsageError
 from ..sizes import format_bytes, parse_bytes
+from .hub_models import model_file
 from .perplexity import progress_bar
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def command(
     from ..bench.runs import Setup, check_exact
     from ..pack import find_lo
 
-    model = model or bundled_model()
+    model = model_file(model)
     sizes = model_sizes(model)
     lo = None if precision == "exact" else lo or find_lo(model)
     text = text or sample_text()

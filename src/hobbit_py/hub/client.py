@@ -14,6 +14,10 @@ def hub() -> Any:  # noqa: ANN401
     """The module huggingface_hub; raises UsageError if it is not installed."""
     try:
         import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors
+        import huggingface_hub.file_download
+        import huggingface_hub.utils
     except ImportError:
         raise UsageError(
             "Models on the hub need huggingface_hub, which is not installed; install it with "

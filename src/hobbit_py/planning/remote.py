@@ -17,7 +17,7 @@ from ..hub.client import explained, hub, list_files
 from ..hub.reference import Reference
 from ..pack.gguf_file import open_header
 
-_FIRST_BYTES = 8 << 20  # most headers: the vocabulary is nearly all of one
+_FIRST_BYTES = 4 << 20  # the vocabulary is nearly all of a header: 1 to 10 MB
 _MAX_BYTES = 512 << 20
 
 
@@ -34,7 +34,7 @@ def fetched_headers(reference: Reference) -> Iterator[Path]:
 
 def _fetch_header(reference: Reference, file: RemoteFile, path: Path) -> None:
     with explained(str(reference)):
-        remote = hub().HfFileSystem().open(f"{reference.repo}/{file.name}", "rb", block_size=_FIRST_BYTES)
+        remote = hub().HfFileSystem().open(f"{reference.repo}/{file.name}", "rb", cache_type="none")
         with remote, path.open("wb") as local:
             _copy_header(remote, local, file, path)
             local.truncate(file.n_bytes)
