@@ -7,22 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT_DIR = Path(__file__).resolve().parents[1]
-_MARKER = re.compile(r"<!-- not run: (?P<reason>[^>]+?) -->\s*\Z")
+_NOT_RUN = re.compile(r"<!-- not run: (?P<reason>[^>]+?) -->\s*\Z")
+_RUN_WITH = re.compile(r"<!-- run with (?P<new>[^>]+?) for (?P<old>[^>]+?) -->\s*\Z")
 _BLOCK = re.compile(r"^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `not_run` is the reason that a marker directly above it gives, e.g.
+    """A fenced block; `not_run` is the reason that a marker directly above it gives, `runs` what is run in a test:
 
     <!-- not run: needs the internet -->
+    <!-- run with --expert-memory 8MiB for --memory 8GiB -->
     """
 
     path: Path
     line: int
     language: str
     code: str
+    runs: str
     not_run: str | None
 
     @property
@@ -39,9 +42,21 @@ def blocks_of(path: Path) -> list[Block]:
     text = path.read_text(encoding="utf-8")
     found = []
     for match in _BLOCK.finditer(text):
-        marker = _MARKER.search(text, 0, match.start())
-        line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(path, line, match["language"].strip(), match["code"], marker["reason"] if marker else None))
+        before = text[: match.start()]
+        not_run, run_with = _NOT_RUN.search(before), _RUN_WITH.search(before)
+        code = match["code"]
+        if run_with is not None:
+            assert run_with["old"] in code, f"{path}: {run_with[0]}"
+        found.append(
+            Block(
+                path=path,
+                line=before.count("\n") + 1,
+                language=match["language"].strip(),
+                code=code,
+                runs=code.replace(run_with["old"], run_with["new"]) if run_with else code,
+                not_run=not_run["reason"] if not_run else None,
+            )
+        )
     return found
 
 

@@ -1,6 +1,7 @@
 """Runs the command blocks of README.md and docs/*.md as written, in a folder with the files that they name.
 
-A block that cannot be run here has a marker above it: <!-- not run: needs the internet -->.
+A block that cannot be run here has a marker above it, <!-- not run: needs the internet -->, and one that needs other
+arguments for the small model that it is run with says so: <!-- run with THIS for THAT -->.
 """
 
 import os
@@ -26,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
     for part in tmp_path.glob("parts-*.gguf"):
         part.rename(tmp_path / part.name.replace("parts-", "model-"))
     (tmp_path / "question.txt").write_text("Once upon a time", encoding="utf-8")
-    shutil.copy(sample_text(), tmp_path / "text.txt")
+    for name in ("my.txt", "text.txt"):
+        shutil.copy(sample_text(), tmp_path / name)
     programs = tmp_path / "bin"
     programs.mkdir()
     hobbit = programs / "hobbit"
@@ -37,9 +39,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = ["bash", "-euo", "pipefail", "-c", block.code]
+    command = ["bash", "-euo", "pipefail", "-c", block.runs]
     if block.language == "python":
-        command = [sys.executable, "-c", block.code]
+        command = [sys.executable, "-c", block.runs]
     environment = {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
     return subprocess.run(
         command, cwd=folder, env=environment, input="", capture_output=True, text=True, check=False, timeout=900
@@ -51,5 +53,5 @@ def test_blocks_run_as_written(path: Path, folder: Path) -> None:
     for block in blocks_of(path):
         if block.language and not block.not_run:
             done = run(block, folder)
-            assert done.returncode == 0, f"{block.where}\n{block.code}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == 0, f"{block.where}\n{block.runs}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, f"{block.where}\n{done.stderr}"
