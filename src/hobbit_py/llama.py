@@ -180,6 +180,27 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         engine.set_expert_memory(loader_options)
         _live.add(self)
 
+    @classmethod
+    def from_pretrained(cls, repo_id: str, filename: str | None = None, **keywords: Any) -> Llama:  # noqa: ANN401
+        """Loads a model from the Hugging Face hub, fetched on its first use; needs the extra [hub].
+
+        Args:
+            repo_id: "ORG/REPO" or "ORG/REPO:QUANT"; without QUANT the only model of the repository, or Q4_K_M. A split
+                model comes with all its parts.
+            filename: A file of the repository, or a pattern that fits one alone, as in llama_cpp.Llama.
+            **keywords: As for `Llama`.
+
+        Raises:
+            UsageError: There is no such model, or several.
+            HobbitError: The hub cannot be reached.
+        """
+        if filename is not None:
+            llama: Llama = super().from_pretrained(repo_id, filename, **keywords)
+            return llama
+        from .hub.fetch import resolve
+
+        return cls(resolve(repo_id), **keywords)
+
     def set_policy(self, policy: PrecisionPolicy, *, skip_renorm: bool = False) -> None:
         """Decides from the next token on which copy of a missing expert is used; without a lo copy it has no effect.
 

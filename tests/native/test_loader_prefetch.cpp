@@ -61,7 +61,7 @@ TEST_CASE("nothing is read ahead while a step waits for its own experts") {
 TEST_CASE("a new step drops the guesses that were not begun, and joins those that were") {
     const TinyModel   model = two_layers();
     FakeReaderOptions slow;
-    slow.latency_us = 2000;
+    slow.latency_us = 20000; // long against what this thread does meanwhile, under an emulator too
     slow.n_threads  = 1;
     Bench bench(model, with_slots(32), slow);
     bench.loader.prefetch(model.keys(1, {3, 5, 7, 9}), three_parts);

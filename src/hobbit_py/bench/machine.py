@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .. import __version__
+from ..pack.gguf_file import open_header
 from ..pack.source import open_model
 
 
@@ -24,14 +25,24 @@ class ModelSizes:
     matrix_bytes: int
     """One matrix of one expert, the median: what a demand load reads."""
     largest_file: Path
+    expert_bytes_per_token: int
+    """Bytes of the experts that a token uses."""
 
 
 def model_sizes(path: Path) -> ModelSizes:
     """Reads a model's headers; raises ModelFileError, also for a model without experts."""
     model = open_model(path)
+    with open_header(model.paths[0]) as header:
+        n_used = header.get_u32(f"{model.architecture}.expert_used_count") or 0
     largest = max(range(len(model.paths)), key=lambda idx: model.file_bytes[idx])
     matrices = [tensor.n_bytes // tensor.n_expert for tensor in model.tensors]
-    return ModelSizes(sum(model.file_bytes), model.n_bytes, int(statistics.median(matrices)), model.paths[largest])
+    return ModelSizes(
+        file_bytes=sum(model.file_bytes),
+        expert_bytes=model.n_bytes,
+        matrix_bytes=int(statistics.median(matrices)),
+        largest_file=model.paths[largest],
+        expert_bytes_per_token=n_used * sum(matrices),
+    )
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,12 @@ _COMMANDS = {
     "generate": "Continue a prompt, for pipes and scripts.",
     "imatrix": "Measure on a text which inputs of each expert matter, for better copies.",
     "inspect": "Show what a model file holds: its experts, their types, the lo copies beside it.",
+    "list": "List the models from the Hugging Face hub that are on this machine.",
     "pack": "Make low-precision copies of a model's experts.",
     "perplexity": "Measure a model's perplexity on a text, and its distance to exact mode.",
+    "plan": "Predict what a model needs and how fast it will be, before it is downloaded.",
+    "pull": "Fetch a model from the Hugging Face hub.",
+    "rm": "Remove a model of the hub from this machine.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
 _EXIT_FAILURE = 1
@@ -110,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal that is not UTF-8 shows '?' for what it lacks instead of failing in the middle of an answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # What huggingface_hub has to say is said in a sentence of ours.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         exit_code = group.main(args=argv, prog_name="hobbit", standalone_mode=False)
         return exit_code if isinstance(exit_code, int) else 0

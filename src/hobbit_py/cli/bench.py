@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundled import bundled_model, sample_text
+from ..bundled import sample_text
 from ..errors import HobbitError, UsageError
 from ..sizes import format_bytes, parse_bytes
+from .hub_models import model_file
 from .perplexity import progress_bar
 
 if TYPE_CHECKING:
@@ -217,6 +218,27 @@ def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
     }
 
 
+def _save(model: Path, setup: Setup, sizes: ModelSizes, report: _Report) -> Path:
+    from ..bench.machine import processor_name
+    from ..bench.stored import StoredBench, reuse_points, save_bench
+
+    resident = next((f for f in report.figures if f.case.budget.resident), None)
+    stored = StoredBench(
+        file_bytes=sizes.file_bytes,
+        reuse=reuse_points(report.figures, sizes.expert_bytes, sizes.expert_bytes_per_token),
+        processor=processor_name(),
+        n_threads=setup.n_threads,
+        compute_s=None if resident is None else 1 / resident.decode_tok_s,
+    )
+    try:
+        return save_bench(model, stored)
+    except OSError as error:
+        raise HobbitError(
+            f"The figures cannot be kept beside the model: {error.strerror}; measure a copy of it in a folder that you "
+            "can write to."
+        ) from error
+
+
 @click.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--memory", metavar="SIZE,...", help="Budgets of the whole process, or auto. [default: auto]")
@@ -245,6 +267,7 @@ def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Rounds; medians are shown.")
 @click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads. [default: all cores]")
 @click.option("--no-reference", is_flag=True, help="Leave out the run with every expert in memory.")
+@click.option("--save", is_flag=True, help="Keep what was found beside the model, for 'hobbit plan'.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     model: Path | None,
@@ -259,6 +282,7 @@ def command(
     repeat: int,
     threads: int | None,
     no_reference: bool,
+    save: bool,
     as_json: bool,
 ) -> None:
     """Measure how fast a model runs on this machine, and what limits it.
@@ -272,7 +296,7 @@ def command(
     from ..bench.runs import Setup, check_exact
     from ..pack import find_lo
 
-    model = model or bundled_model()
+    model = model_file(model)
     sizes = model_sizes(model)
     lo = None if precision == "exact" else lo or find_lo(model)
     text = text or sample_text()
@@ -289,5 +313,7 @@ def command(
     elif report.figures:
         _print_tables(report)
     check_exact(report.runs)
+    if save and report.figures:
+        click.echo(f"hobbit: Kept in {_save(model, setup, sizes, report)}.", err=True)
     if all(run.failure for run in report.runs):
         raise HobbitError("No run succeeded; each one's reason is above.")

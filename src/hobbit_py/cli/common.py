@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..bundled import bundled_model
 from ..errors import HobbitError, ModelFileError, UsageError
 from ..sizes import parse_bytes
+from .hub_models import model_file
 from .interrupts import exit_on_interrupt
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> 
             "--memory and --expert-memory exclude each other; give --memory for the whole process or --expert-memory "
             "for the expert cache alone."
         )
-    model_path = options.model or bundled_model()
+    model_path = model_file(options.model)
     with _progress_bar(model_path.name, shown=show and sys.stderr.isatty() and not options.verbose) as progress:
         llama = _construct(model_path, options, progress, keywords)
     if options.seed is not None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..bundled import bundled_model
 from ..sizes import format_bytes
+from .hub_models import model_file
 
 if TYPE_CHECKING:
     from ..inspection import Inspection
@@ -84,7 +84,7 @@ def command(model: Path | None, as_json: bool) -> None:
     from .native_log import keep_native_errors
 
     keep_native_errors()
-    found = inspect_model(model or bundled_model())
+    found = inspect_model(model_file(model))
     if as_json:
         click.echo(json.dumps(_as_json(found)))
     else:
