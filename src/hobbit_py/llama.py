@@ -6,8 +6,9 @@ import difflib
 import inspect
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from . import _host
@@ -27,6 +28,8 @@ _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).paramete
 _OWN_KEYWORDS = frozenset(
     ["memory", "expert_memory", "precision", "lo", "lo_share", "policy", "skip_renorm", "prefetch", "progress"]
 )
+ABSENT, LOADING, LO, HI = range(4)  # of `Llama.residency`
+_READY = 2  # of the engine's residency
 _live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
 
 
@@ -63,6 +66,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     """
 
     _engine: _core.Engine | None = None
+
+    before_batch: Callable[[int, int], None] | None = None
+    """Called before a batch is computed with its number of tokens, and how many of the same evaluation went before it.
+
+    What it raises ends the request, and the next one goes on from what was computed.
+    """
 
     def __init__(
         self,
@@ -193,6 +202,37 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """
         if self._engine is not None:
             self._engine.set_precision_policy(to_native(policy), skip_renorm)
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluates tokens behind those already in the context, in batches of n_batch."""
+        if self.before_batch is None:
+            super().eval(tokens)
+            return
+        for n_before in range(0, len(tokens), self.n_batch):
+            batch = tokens[n_before : n_before + self.n_batch]
+            self.before_batch(len(batch), n_before)
+            super().eval(batch)
+
+    def residency(self) -> list[list[int]]:
+        """Where each expert is at this moment: [n_layers][n_expert], of `ABSENT`, `LOADING`, `LO` and `HI`.
+
+        Layers without experts have empty lists; a model without experts has no layers.
+        """
+        engine = self._engine
+        if engine is None:
+            return []
+        n_layers = engine.get_int(f"{engine.architecture}.block_count", 0)
+        return [
+            [
+                HI if hi == _READY else LO if lo == _READY else LOADING if hi or lo else ABSENT
+                for hi, lo in zip_longest(
+                    engine.residency(layer_idx, _core.Precision.hi),
+                    engine.residency(layer_idx, _core.Precision.lo),
+                    fillvalue=0,
+                )
+            ]
+            for layer_idx in range(n_layers)
+        ]
 
     def stats(self) -> Stats:
         """What the expert cache did since the model was loaded; after `close()`, until then."""

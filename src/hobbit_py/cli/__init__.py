@@ -27,6 +27,7 @@ _COMMANDS = {
     "inspect": "Show what a model file holds: its experts, their types, the lo copies beside it.",
     "pack": "Make low-precision copies of a model's experts.",
     "perplexity": "Measure a model's perplexity on a text, and its distance to exact mode.",
+    "serve": "Serve a model to OpenAI clients, with a page to watch it.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
 _EXIT_FAILURE = 1
