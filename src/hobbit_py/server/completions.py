@@ -12,6 +12,7 @@ from .._host import llama_cpp
 from ..errors import UsageError
 from ..llama import Llama
 from .api_errors import ApiError, too_long
+from .grammars import check_schemas
 from .limits import Limits
 from .requests import ChatRequest, CompletionRequest
 
@@ -67,7 +68,12 @@ def plan_call(
         if not isinstance(request.prompt, str):
             arguments["prompt"] = request.prompt[0]
         return lambda model: model.create_completion(**arguments)
-    return lambda model: model.create_chat_completion(**arguments)
+
+    def chat(model: Llama) -> Any:  # noqa: ANN401
+        check_schemas(request, model)  # here and not above: it may take a while, and this thread may
+        return model.create_chat_completion(**arguments)
+
+    return chat
 
 
 def check_chat_format(name: str | None) -> None:

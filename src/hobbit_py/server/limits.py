@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ _MAX_ITEMS = {
     "prompt": 1,
     "logit_bias": 1024,
 }
+_NUMBER = re.compile("[0-9]{1,9}")
 _REPEAT_KEYS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
 
 
@@ -100,6 +102,8 @@ def _check_scalar(name: str, value: object) -> None:
             value.encode()
         except UnicodeEncodeError:
             raise _bad("A text holds half of a surrogate pair.") from None
+        if name == "pattern" and math.prod(max(1, int(n)) for n in _NUMBER.findall(value)) > _MAX_REPEATS:
+            raise _bad(f"A pattern asks for more than {_MAX_REPEATS} repetitions.")
         if name == "$ref" and not value.startswith("#"):
             raise _bad("A JSON schema may refer only to itself.")
     elif isinstance(value, float):

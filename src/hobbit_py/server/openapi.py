@@ -63,7 +63,7 @@ def describe() -> dict[str, Any]:
                         "description": "The answer, or with stream=true its chunks as server-sent events.",
                         "content": {
                             **_json(refs[f"{path} response", "serialization"]),
-                            "text/event-stream": {"schema": {"type": "string"}},
+                            "text/event-stream": {},
                         },
                     },
                     **_errors(*_ERRORS),
