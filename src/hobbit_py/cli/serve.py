@@ -23,6 +23,7 @@ def _body_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
 
 @click.command()
 @common.loading_parameters
+@common.warm_start_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
 @click.option(
@@ -62,6 +63,7 @@ def command(
     grace: int,
     logprobs: bool,
     chat_format: str | None,
+    warm_start: bool,
     **model_options: object,
 ) -> None:
     """Serve a model to OpenAI clients, and a page with a chat and the state of the experts.
@@ -89,7 +91,7 @@ def command(
     check_chat_format(chat_format)
     with bind(host, port) as listener:
         bound_port = listener.getsockname()[1]
-        llama = common.load_llama(model, logits_all=logprobs, chat_format=chat_format)
+        llama = common.load_llama(model, logits_all=logprobs, chat_format=chat_format, warm_start=warm_start)
         name = alias or (model.model or bundled_model()).stem
         shown_host = f"[{host}]" if ":" in host else host
 
