@@ -61,6 +61,9 @@ def plan_call(
         if isinstance(request, ChatRequest) and (request.response_format or request.tools or request.functions):
             # Where the grammar allows nothing but the end and the end is forbidden, llama.cpp aborts.
             raise ApiError(400, "invalid_request", "min_tokens cannot be combined with a format or tools.")
+        if request.logit_bias is not None:
+            # llama_cpp joins the two with a list.extend() whose result it keeps: None.
+            raise ApiError(400, "invalid_request", "min_tokens cannot be combined with logit_bias.")
         arguments["logits_processor"] = llama_cpp.LogitsProcessorList(
             [llama_cpp.MinTokensLogitsProcessor(request.min_tokens, llama.token_eos())]
         )

@@ -59,8 +59,11 @@ class Turn:
         self.cancelled = True
 
     def put(self, event: dict[str, Any] | Exception | None) -> None:
-        """Hands a chunk, an error or the end (None) to the event loop; from any thread."""
-        if event is not None and self._events.qsize() > _MAX_UNREAD:
+        """Hands a chunk, an error or the end (None) to the event loop; from any thread.
+
+        Raises ApiError if the client is too many chunks behind; errors and the end always go.
+        """
+        if isinstance(event, dict) and self._events.qsize() >= _MAX_UNREAD:
             raise ApiError(500, "too_slow", "The answer was not read as fast as it was written.")
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
