@@ -145,6 +145,26 @@ void bind_engine(py::module_ & m) {
         .def("stream_bytes", [](Engine & e) { return loader_of(e).stream_bytes(); })
         .def("reset_sequence", [](Engine & e) { loader_of(e).reset_sequence(); })
         .def("clear_cache", [](Engine & e) { loader_of(e).clear(); })
+        .def(
+            "warm",
+            [](Engine & e, const std::vector<std::tuple<uint16_t, uint16_t, Precision>> & copies) {
+                std::vector<ExpertKey> keys;
+                for (const auto & [layer_idx, expert_idx, precision] : copies) {
+                    keys.push_back({layer_idx, expert_idx, precision});
+                }
+                loader_of(e).warm(keys);
+            },
+            py::arg("copies"), "Reads (layer, expert, precision) in the background, into free slots; unknown ones not.")
+        .def(
+            "hot_set",
+            [](Engine & e) {
+                std::vector<std::tuple<uint16_t, uint16_t, Precision>> copies;
+                for (const ExpertKey key : loader_of(e).hot_set()) {
+                    copies.emplace_back(key.layer_idx, key.expert_idx, key.precision);
+                }
+                return copies;
+            },
+            "(layer, expert, precision) of what is resident, the most valued first.")
         .def("check_invariants", [](Engine & e) { loader_of(e).check_invariants(); })
         .def(
             "residency",

@@ -67,6 +67,45 @@ void Loader::prefetch(const std::vector<ExpertKey> & keys, const std::vector<uin
     impl_->submit(std::move(ops));
 }
 
+void Loader::warm(const std::vector<ExpertKey> & keys) {
+    std::vector<ReadOp> ops;
+    {
+        MutexLock              lock(impl_->mu_);
+        std::vector<ExpertKey> known;
+        for (const ExpertKey key : keys) {
+            const bool has_layer = impl_->layouts_.has(key.layer_idx, key.precision);
+            if (has_layer && key.expert_idx < impl_->layouts_.of(key).n_expert) {
+                known.push_back(key);
+            }
+        }
+        impl_->fill_.insert(impl_->fill_.begin(), known.begin(), known.end());
+        ops = impl_->next_ops();
+    }
+    impl_->submit(std::move(ops));
+}
+
+std::vector<ExpertKey> Loader::hot_set() const {
+    const Impl &                              impl = *impl_;
+    std::vector<std::pair<double, ExpertKey>> copies;
+    {
+        MutexLock lock(impl.mu_);
+        for (size_t c = 0; c < impl.loads_.size(); c++) {
+            for (size_t i = 0; i < impl.loads_[c].size(); i++) {
+                if (impl.loads_[c][i].is_ready()) {
+                    const ExpertKey key = impl.cache_.key_of({static_cast<int32_t>(c), static_cast<int32_t>(i)});
+                    copies.emplace_back(impl.worth(key), key);
+                }
+            }
+        }
+    }
+    std::stable_sort(copies.begin(), copies.end(), [](const auto & a, const auto & b) { return a.first > b.first; });
+    std::vector<ExpertKey> keys;
+    for (const auto & copy : copies) {
+        keys.push_back(copy.second);
+    }
+    return keys;
+}
+
 PrefetchState Loader::prefetch_state() const {
     MutexLock              lock(impl_->mu_);
     const PrefetchBudget & budget = impl_->budget_;

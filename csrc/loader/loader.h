@@ -102,6 +102,13 @@ class Loader {
     // the guesses about its layer. `part_order` as for begin().
     void prefetch(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order);
 
+    // Copies to be read in the background, in this order, as far as slots are free: nothing is evicted for them, and as
+    // long as no token chose them, the last of them go first. Those that the model does not have are left out.
+    void warm(const std::vector<ExpertKey> & keys);
+
+    // The complete copies, those most worth keeping first: what warm() would be given by the next run.
+    std::vector<ExpertKey> hot_set() const;
+
     PrefetchState prefetch_state() const;
 
     // A new sequence begins.

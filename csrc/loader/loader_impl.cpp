@@ -87,7 +87,8 @@ double Loader::Impl::worth(ExpertKey key) const {
     if (key.precision == Precision::lo && cache_.find({key.layer_idx, key.expert_idx, Precision::hi})) {
         return -1.0;
     }
-    return policy_->score(key);
+    const SlotRef slot = cache_.find(key);
+    return policy_->score(key) + (slot ? load_of(slot).prior : 0.0);
 }
 
 Loader::Impl::~Impl() {

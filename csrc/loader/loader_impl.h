@@ -31,6 +31,7 @@ struct SlotLoad {
     uint32_t n_left                   = 0; // pieces of all parts; the loader holds a pin of its own while > 0
     bool     failed                   = false;
     uint64_t n_bytes                  = 0; // of the copy, without padding
+    double   prior                    = 0; // worth of a copy that was read before any token chose it
     Status   status;                       // of the first read that failed
 
     bool is_leaving() const { return failed || is_cancelled; }

@@ -14,6 +14,9 @@ namespace {
 
 constexpr uint32_t min_slots_per_used = 4; // of a class, below which nothing is read ahead
 
+// Orders copies that no token chose yet by when they were read, below anything that a token chose of late.
+constexpr double max_prior = 1e-9;
+
 } // namespace
 
 void Loader::Impl::set_guesses(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order) {
@@ -71,7 +74,12 @@ bool Loader::Impl::queue_fill() {
     while (!fill_.empty()) {
         const ExpertKey key = fill_.front();
         fill_.pop_front();
-        if (queue_ahead(key, Admission::always)) {
+        if (cache_.n_free(static_cast<int32_t>(layouts_.of(key).class_idx)) == 0) {
+            continue;
+        }
+        const SlotRef slot = queue_ahead(key, Admission::always);
+        if (slot) {
+            load_of(slot).prior = max_prior / static_cast<double>(n_ahead_);
             return true;
         }
     }

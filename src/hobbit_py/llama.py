@@ -6,8 +6,9 @@ import difflib
 import inspect
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from . import _host
@@ -19,14 +20,28 @@ from .mixed import check_lo, choose_lo, mixed_settings
 from .policies import PrecisionPolicy
 from .sizes import parse_bytes
 from .stats import Stats
+from .warm_start import load_hot_set, save_hot_set
 
 _DEFAULT_MAX_CTX = 4096
 _STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
 _N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
 _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "model_path", "kwargs"}
 _OWN_KEYWORDS = frozenset(
-    ["memory", "expert_memory", "precision", "lo", "lo_share", "policy", "skip_renorm", "prefetch", "progress"]
+    [
+        "memory",
+        "expert_memory",
+        "precision",
+        "lo",
+        "lo_share",
+        "policy",
+        "skip_renorm",
+        "prefetch",
+        "warm_start",
+        "progress",
+    ]
 )
+ABSENT, LOADING, LO, HI = range(4)  # of `Llama.residency`
+_READY = 2  # of the engine's residency
 _live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
 
 
@@ -49,6 +64,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
         prefetch: Read ahead, while the drive is idle, what the next layer will probably want. Never changes a result.
+        warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the
+            run before remembered in the background, as far as there is room. Exact results never change.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
         n_threads: Compute threads; None: every core this process may use.
@@ -64,6 +81,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     _engine: _core.Engine | None = None
 
+    _warm_start = False
+
+    before_batch: Callable[[int, int], None] | None = None
+    """Called before a batch is computed with its number of tokens, and how many of the same evaluation went before it.
+
+    What it raises ends the request, and the next one goes on from what was computed.
+    """
+
     def __init__(
         self,
         model_path: str | os.PathLike[str],
@@ -76,6 +101,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         policy: PrecisionPolicy | None = None,
         skip_renorm: bool = False,
         prefetch: bool = True,
+        warm_start: bool = False,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
         n_threads: int | None = None,
@@ -103,6 +129,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "policy": policy,
             "skip_renorm": skip_renorm,
             "prefetch": prefetch,
+            "warm_start": warm_start,
         }
         self._memory_bytes = 0
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
@@ -178,6 +205,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         loader_options.fill = prefetch
         engine.set_prefetch(prefetch)
         engine.set_expert_memory(loader_options)
+        self._warm_start = warm_start
+        if warm_start:
+            copies = load_hot_set(self.model_paths)
+            engine.warm([(layer, expert, _core.Precision(precision)) for layer, expert, precision in copies])
         _live.add(self)
 
     @classmethod
@@ -214,6 +245,37 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """
         if self._engine is not None:
             self._engine.set_precision_policy(to_native(policy), skip_renorm)
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluates tokens behind those already in the context, in batches of n_batch."""
+        if self.before_batch is None:
+            super().eval(tokens)
+            return
+        for n_before in range(0, len(tokens), self.n_batch):
+            batch = tokens[n_before : n_before + self.n_batch]
+            self.before_batch(len(batch), n_before)
+            super().eval(batch)
+
+    def residency(self) -> list[list[int]]:
+        """Where each expert is at this moment: [n_layers][n_expert], of `ABSENT`, `LOADING`, `LO` and `HI`.
+
+        Layers without experts have empty lists; a model without experts has no layers.
+        """
+        engine = self._engine
+        if engine is None:
+            return []
+        n_layers = engine.get_int(f"{engine.architecture}.block_count", 0)
+        return [
+            [
+                HI if hi == _READY else LO if lo == _READY else LOADING if hi or lo else ABSENT
+                for hi, lo in zip_longest(
+                    engine.residency(layer_idx, _core.Precision.hi),
+                    engine.residency(layer_idx, _core.Precision.lo),
+                    fillvalue=0,
+                )
+            ]
+            for layer_idx in range(n_layers)
+        ]
 
     def stats(self) -> Stats:
         """What the expert cache did since the model was loaded; after `close()`, until then."""
@@ -262,6 +324,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             super().close()
         if self._engine is not None:
             self._last_stats = self.stats()
+            if self._warm_start and self._last_stats.n_tokens > 0:
+                copies = [(layer, expert, int(precision)) for layer, expert, precision in self._engine.hot_set()]
+                save_hot_set(self.model_paths, copies)
             self._engine = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _COMMANDS = {
     "plan": "Predict what a model needs and how fast it will be, before it is downloaded.",
     "pull": "Fetch a model from the Hugging Face hub.",
     "rm": "Remove a model of the hub from this machine.",
+    "serve": "Serve a model to OpenAI clients, with a page to watch it.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
 _EXIT_FAILURE = 1

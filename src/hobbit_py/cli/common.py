@@ -124,6 +124,16 @@ def tuning_parameters(command: _Command) -> _Command:
     return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
 
 
+def warm_start_option(command: _Command) -> _Command:
+    """Adds --warm-start/--no-warm-start, for commands whose speed nobody measures."""
+    return click.option(
+        "--warm-start/--no-warm-start",
+        default=True,
+        show_default=True,
+        help="Remember which experts were in memory, and begin with those of the last run.",
+    )(command)
+
+
 def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> Llama:  # noqa: ANN401
     """Loads the model, with a progress bar if stderr is a terminal, and shows the model's note on stderr.
 
