@@ -28,6 +28,9 @@ class LayerStep {
     const uint32_t * rows(uint32_t lease_idx) const { return rows_.data() + first_row_[lease_idx]; }
     uint32_t         n_rows(uint32_t lease_idx) const { return first_row_[lease_idx + 1] - first_row_[lease_idx]; }
 
+    // What the router selected, [n_tokens][n_used].
+    const std::vector<int32_t> & ids() const { return ids_; }
+
     // Slot numbers in place of the ids, [n_tokens][n_used]. REQUIRES: every lease has a slot of one class.
     const std::vector<int32_t> & slot_ids();
 

@@ -3,5 +3,19 @@
 from __future__ import annotations
 
 from .precision import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy
+from .prefetch import HORIZONS, PREDICTORS, Prefetch, as_prefetch
 
-__all__ = ["HI", "LO", "SKIP", "AlwaysHigh", "AlwaysLow", "HobbitThresholds", "MassBudget", "PrecisionPolicy"]
+__all__ = [
+    "HI",
+    "HORIZONS",
+    "LO",
+    "PREDICTORS",
+    "SKIP",
+    "AlwaysHigh",
+    "AlwaysLow",
+    "HobbitThresholds",
+    "MassBudget",
+    "PrecisionPolicy",
+    "Prefetch",
+    "as_prefetch",
+]
