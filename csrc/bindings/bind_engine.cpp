@@ -128,7 +128,6 @@ void bind_engine(py::module_ & m) {
             "ended; no path: not a read.")
         .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy").none(false),
              py::arg("skip_renorm"))
-        .def("set_prefetch", &Engine::set_prefetch, py::arg("prefetch"))
         .def("record_importance", &Engine::record_importance)
         .def("importance", &importance,
              "Since record_importance(), of every expert tensor: its name, sums of the squared inputs [n_expert, n_in] "
@@ -139,6 +138,20 @@ void bind_engine(py::module_ & m) {
             "take_timeline", &take_timeline,
             "Ends recording: [n_spans, 6] of kind (0 compute, 1 stall, 2 read, 3 queued), lane, start and end in us of "
             "a steady clock, layer and bytes.")
+        .def("set_prefetch", &Engine::set_prefetch, py::arg("options"))
+        .def("set_hybrid_weights", &Engine::set_hybrid_weights, py::arg("weights"))
+        .def("set_prediction_record", &Engine::set_prediction_record, py::arg("record").none(true))
+        .def("request_traces", &Engine::request_traces, py::return_value_policy::reference_internal)
+        .def(
+            "prediction_counts",
+            [](const Engine & e) {
+                std::vector<std::pair<uint64_t, uint64_t>> counts;
+                for (uint32_t d = 0; d < PredictionCounts::max_distance; ++d) {
+                    counts.emplace_back(e.prediction_counts().n_guessed[d], e.prediction_counts().n_selected[d]);
+                }
+                return counts;
+            },
+            "(guessed, selected) experts, for a look-ahead of one layer, two, ...")
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })

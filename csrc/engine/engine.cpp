@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fcntl.h>
+#include <numeric>
 #include <unistd.h>
 
 namespace hobbit {
@@ -143,6 +144,14 @@ void Engine::describe_layers() {
     }
     layouts_         = make_copy_layouts(specs, reader_->alignment());
     experts_.layouts = &layouts_;
+
+    PredictorModel & model = experts_.predictor_model;
+    model.n_used           = n_expert_used_;
+    for (const LayerShapes & shapes : experts_.layers) {
+        model.n_expert.push_back(shapes.n_expert);
+    }
+    experts_.predictor_shared.traces =
+        std::make_shared<RequestTraces>(std::accumulate(model.n_expert.begin(), model.n_expert.end(), size_t{0}));
 }
 
 DenseStream & Engine::open_stream() {
@@ -185,6 +194,38 @@ void Engine::record_importance() {
     experts_.importance = std::make_unique<ImportanceRecorder>(experts_.layers);
 }
 
+void Engine::set_prefetch(const PrefetchOptions & options) {
+    PredictionCounts counts;
+    PrefetchPlanner(options, experts_.predictor_model, experts_.predictor_shared, layouts_, counts); // or throws
+    experts_.prefetch = options;
+    experts_.prefetch_version++;
+}
+
+void Engine::set_hybrid_weights(std::shared_ptr<const HybridWeights> weights) {
+    Hybrid(experts_.predictor_model, weights); // or throws
+    experts_.predictor_shared.hybrid = std::move(weights);
+    experts_.prefetch_version++;
+}
+
+void Engine::set_prediction_record(std::shared_ptr<PredictionRecord> record) {
+    experts_.predictor_shared.record = std::move(record);
+    experts_.prefetch_version++;
+}
+
+uint64_t Engine::gate_bank_bytes() const {
+    if (experts_.prefetch.predictor != "stacked-gates" && experts_.prefetch.predictor != "hybrid") {
+        return 0;
+    }
+    static const std::string suffix = ".ffn_gate_inp.weight";
+    uint64_t                 bytes  = 0;
+    for (const TensorInfo & t : hi_model_.tensors()) {
+        const bool is_router =
+            t.name.size() > suffix.size() && t.name.compare(t.name.size() - suffix.size(), suffix.size(), suffix) == 0;
+        bytes += is_router ? t.extent.n_bytes : 0;
+    }
+    return bytes;
+}
+
 uint64_t Engine::token_slot_bytes() const {
     uint64_t bytes = 0;
     for (const SizeClass & c : layouts_.classes) {
@@ -203,7 +244,7 @@ uint64_t Engine::all_slots_bytes() const {
 
 uint64_t Engine::io_bytes(const LoaderOptions & options) const {
     return Loader::stream_ring_bytes(layouts_, reader_->alignment(), options.stream_bytes) +
-           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20);
+           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20) + gate_bank_bytes();
 }
 
 } // namespace hobbit

@@ -6,6 +6,9 @@
 #include "loader/loader.h"
 #include "moe/importance.h"
 #include "moe/model_experts.h"
+#include "predict/hybrid.h"
+#include "predict/prefetch_planner.h"
+#include "predict/request_traces.h"
 #include "store/dense_stream.h"
 #include "store/expert_store.h"
 #include "store/gguf_model.h"
@@ -55,8 +58,17 @@ class Engine {
     // From the next graph on. REQUIRES: no graph is being computed.
     void set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm);
 
-    // Whether the next layer's experts are read ahead. REQUIRES: no graph is being computed.
-    void set_prefetch(bool prefetch) { experts_.prefetch = prefetch; }
+    // From the next graph on, what is read ahead. Throws std::invalid_argument for unknown names, and for the hybrid
+    // predictor before it has weights. REQUIRES: no graph is being computed.
+    void set_prefetch(const PrefetchOptions & options);
+    // Throws std::invalid_argument if they are of another model. REQUIRES: no graph is being computed.
+    void set_hybrid_weights(std::shared_ptr<const HybridWeights> weights);
+    // What contexts learn of requests; belongs to the engine's whole life.
+    RequestTraces & request_traces() { return *experts_.predictor_shared.traces; }
+    // Records from the next graph on what predictors see; nullptr ends that. REQUIRES: no graph is being computed.
+    void                     set_prediction_record(std::shared_ptr<PredictionRecord> record);
+    const PredictorModel &   predictor_model() const { return experts_.predictor_model; }
+    const PredictionCounts & prediction_counts() const { return experts_.prediction_counts; }
 
     // Sums up the inputs of every expert from the next graph on; again to start from zero. REQUIRES: no graph is being
     // computed. Throws std::bad_alloc.
@@ -65,7 +77,7 @@ class Engine {
 
     Timeline & timeline() { return timeline_; }
 
-    // Memory besides the arenas of slots: stream buffers and the reader's own.
+    // Memory besides the arenas of slots: stream buffers, the reader's own, and what looking ahead takes.
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.
     uint64_t token_slot_bytes() const;
@@ -76,8 +88,9 @@ class Engine {
     Status take_error() { return experts_.take_error(); }
 
   private:
-    void check_pair() const;
-    void describe_layers();
+    void     check_pair() const;
+    uint64_t gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
+    void     describe_layers();
 
     GgufModel                        hi_model_;
     ExpertStore                      hi_store_;

@@ -3,6 +3,7 @@
 #include "moe/importance.h"
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
 
 namespace hobbit {
@@ -25,7 +26,7 @@ bool is_no_op(const ggml_tensor * node) {
 } // namespace
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
-    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), predictor_(inner) {}
+    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), gates_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -58,12 +59,12 @@ Status GraphRunner::compute_run() {
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
-    predictor_.begin_graph(graph);
+    begin_prediction(graph);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
-            predictor_.on_node(inner_, node);
+            gates_.on_node(inner_, node);
             ++i;
             continue;
         }
@@ -85,6 +86,56 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     return compute_run();
 }
 
+// Guesses begin with the pass: what predicts, and how far ahead, is the model's to say.
+void GraphRunner::begin_prediction(ggml_cgraph * graph) {
+    ModelExperts *      model    = nullptr;
+    const ggml_tensor * tokens   = nullptr; // llama.cpp's input of token ids
+    uint32_t            n_tokens = 0;
+    for (int i = 0; i < ggml_graph_n_nodes(graph) && model == nullptr; ++i) {
+        const ggml_tensor * node = ggml_graph_node(graph, i);
+        if (node->op == GGML_OP_GET_ROWS && std::strcmp(node->src[1]->name, "inp_tokens") == 0) {
+            tokens = node->src[1];
+        } else if (const ExpertTensor * expert = expert_tensor_of(node, is_expert_buffer_); expert != nullptr) {
+            model    = expert->model;
+            n_tokens = static_cast<uint32_t>(node->src[2]->ne[1]);
+        }
+    }
+    if (model == nullptr || model->prefetch.predictor == "none") {
+        planner_.reset();
+        planned_for_ = nullptr;
+        gates_.begin_graph(graph, 0);
+        return;
+    }
+    if (planner_ == nullptr || planned_for_ != model || planned_version_ != model->prefetch_version) {
+        planner_.reset(); // first: a request that ends here is known to the next one
+        planner_ = std::make_unique<PrefetchPlanner>(model->prefetch, model->predictor_model, model->predictor_shared,
+                                                     *model->layouts, model->prediction_counts);
+        planned_for_     = model;
+        planned_version_ = model->prefetch_version;
+    }
+    gates_.begin_graph(graph, planner_->n_gate_layers());
+    token_ids_.clear();
+    if (tokens != nullptr && tokens->type == GGML_TYPE_I32 && ggml_nelements(tokens) == n_tokens) {
+        token_ids_.resize(n_tokens);
+        ggml_backend_tensor_get(tokens, token_ids_.data(), 0, n_tokens * sizeof(int32_t));
+    }
+    planner_->begin_pass(token_ids_.empty() ? nullptr : token_ids_.data(), n_tokens);
+}
+
+void GraphRunner::prefetch() {
+    if (planner_ == nullptr || planned_for_ != view_.model) {
+        return;
+    }
+    ModelExperts & model = *view_.model;
+    planner_->observe(view_.layer_idx, step_.ids().data(), view_.n_used(), view_.n_tokens());
+    if (view_.n_tokens() > GatesAhead::max_tokens) {
+        model.loader->prefetch({}, view_.part_order); // larger batches need most experts anyway
+        return;
+    }
+    model.loader->prefetch(planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx)),
+                           view_.part_order);
+}
+
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->loader == nullptr) {
         return Status::error("the model's expert memory was not set before its first token");
@@ -92,9 +143,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (Status status = step_.begin(view_); !status.ok()) {
         return status;
     }
-    if (view_.model->prefetch) {
-        view_.model->loader->prefetch(predictor_.predict(view_), view_.part_order);
-    }
+    prefetch();
     const int  first_idx = view_.nodes.front().node_idx;
     const bool in_run    = ExpertMatmul::can_make_whole(view_, step_) && view_.model->importance == nullptr;
     return in_run ? compute_resident(graph, first_idx) : compute_arriving(graph, first_idx);

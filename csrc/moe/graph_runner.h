@@ -7,10 +7,10 @@
 #pragma once
 
 #include "moe/expert_matmul.h"
+#include "moe/gates_ahead.h"
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
-#include "moe/router_predictor.h"
 
 #include <vector>
 
@@ -33,6 +33,8 @@ class GraphRunner {
 
     Status compute_run(); // what is in inner_, recorded on the model's timeline
     Status run(ggml_cgraph * graph, ModelExperts *& model);
+    void   begin_prediction(ggml_cgraph * graph);
+    void   prefetch();
     Status compute_layer(ggml_cgraph * graph);
     Status compute_resident(ggml_cgraph * graph, int first_idx);
     Status compute_arriving(ggml_cgraph * graph, int first_idx);
@@ -42,15 +44,20 @@ class GraphRunner {
     Status complete_all();
     bool   reads_pending(const ggml_tensor * expert_node) const;
 
-    IsExpertBuffer        is_expert_buffer_;
-    InnerGraph            inner_;
-    ExpertMatmul          matmul_;
-    LayerView             view_;
-    LayerStep             step_;
-    RouterPredictor       predictor_;
-    std::vector<Pending>  pending_;
-    std::vector<uint32_t> ready_;
-    std::vector<uint32_t> arrived_;
+    IsExpertBuffer is_expert_buffer_;
+    InnerGraph     inner_;
+    ExpertMatmul   matmul_;
+    LayerView      view_;
+    LayerStep      step_;
+    GatesAhead     gates_;
+
+    std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version
+    const ModelExperts *             planned_for_     = nullptr;
+    uint64_t                         planned_version_ = 0;
+    std::vector<Pending>             pending_;
+    std::vector<uint32_t>            ready_;
+    std::vector<uint32_t>            arrived_;
+    std::vector<int32_t>             token_ids_;
 };
 
 } // namespace hobbit

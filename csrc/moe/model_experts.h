@@ -6,6 +6,7 @@
 #include "ggml.h"
 #include "loader/loader.h"
 #include "policy/precision.h"
+#include "predict/prefetch_planner.h"
 
 #include <atomic>
 #include <memory>
@@ -48,10 +49,15 @@ struct ModelExperts {
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum
-    bool                                   prefetch         = true; // read ahead what the next layer will probably want
-    std::unique_ptr<ImportanceRecorder>    importance;              // set while the inputs of experts are recorded
-    Timeline *                             timeline = nullptr;      // outlives this; never nullptr while a graph runs
-    StepCounters                           counters;
+    std::unique_ptr<ImportanceRecorder>    importance;               // set while the inputs of experts are recorded
+    Timeline *                             timeline = nullptr;       // outlives this; never nullptr while a graph runs
+    // What is read ahead, and on whose word. Set between graphs.
+    PrefetchOptions  prefetch;
+    PredictorShared  predictor_shared;
+    uint64_t         prefetch_version = 0; // changes with the two
+    PredictorModel   predictor_model;
+    PredictionCounts prediction_counts;
+    StepCounters     counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
     void   set_error(const Status & error);

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from . import _core
 from .errors import UsageError
-from .policies import AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy, WeightThresholds
+from .policies import AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy, Prefetch, WeightThresholds
+from .predict import HybridMaps
 
 
 def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
@@ -25,3 +28,21 @@ def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
             f"a precision policy needs a choose(layer, gate_weights, resident) method; {policy!r} has none."
         )
     return _core.python_precision(policy)
+
+
+def to_native_prefetch(prefetch: Prefetch) -> _core.PrefetchOptions:
+    """The same in the core's terms."""
+    options = _core.PrefetchOptions()
+    options.predictor = prefetch.predictor
+    options.horizon = prefetch.horizon
+    options.depth = prefetch.depth
+    return options
+
+
+def to_native_hybrid(maps: HybridMaps) -> _core.HybridWeights:
+    """The same in the core's terms; layers and distances without a map get an empty one."""
+    n_layers = max((layer for layer, _ in maps.shifts), default=-1) + 1
+    n_ahead = max((distance for _, distance in maps.shifts), default=0)
+    nothing = np.zeros((0, 0), np.float32)
+    table = [[maps.shifts.get((layer, d + 1), nothing) for d in range(n_ahead)] for layer in range(n_layers)]
+    return _core.HybridWeights(maps.token_rows.tolist(), maps.n_token_rows, table)

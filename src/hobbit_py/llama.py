@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -13,11 +14,12 @@ from typing import Any
 
 from . import _host
 from ._host import _core, llama_cpp
-from ._native_policies import to_native
+from ._native_policies import to_native, to_native_hybrid, to_native_prefetch
 from .errors import ModelFileError, UsageError
 from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
 from .mixed import check_lo, choose_lo, mixed_settings
-from .policies import PrecisionPolicy
+from .policies import PrecisionPolicy, Prefetch, as_prefetch
+from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
 from .stats import Stats
 from .warm_start import load_hot_set, save_hot_set
@@ -63,9 +65,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         policy: Decides in mixed mode which copy of an expert a token gets; see `hobbit_py.policies`. None: the
             thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
-        prefetch: Read ahead, while the drive is idle, what the next layer will probably want. Never changes a result.
         warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the
             run before remembered in the background, as far as there is room. Exact results never change.
+        prefetch: Read ahead, while the drive is idle, what the next layers will probably want: True, False, the name of
+            a predictor, or a `policies.Prefetch`. Never changes a result.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
         n_threads: Compute threads; None: every core this process may use.
@@ -80,6 +83,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     """
 
     _engine: _core.Engine | None = None
+    _keeps_traces = False
 
     _warm_start = False
 
@@ -100,8 +104,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         lo_share: float | None = None,
         policy: PrecisionPolicy | None = None,
         skip_renorm: bool = False,
-        prefetch: bool = True,
         warm_start: bool = False,
+        prefetch: bool | str | Prefetch = True,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
         n_threads: int | None = None,
@@ -116,6 +120,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
         if policy is not None:
             to_native(policy)  # refuses what is none, before anything is loaded
+        prefetch_settings = as_prefetch(prefetch)
         expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
         budget_bytes = parse_budget(memory)
         path = os.fspath(model_path)
@@ -165,6 +170,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         self.model_paths = tuple(engine.paths)
         _check_expert_keywords(keywords)
+        self._set_prefetch(engine, prefetch_settings)
         if lo_path is not None:
             check_lo(engine.paths, lo_path)
         loader_options = _core.LoaderOptions()
@@ -202,8 +208,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
-        loader_options.fill = prefetch
-        engine.set_prefetch(prefetch)
+        loader_options.fill = prefetch_settings.predictor != "none"
         engine.set_expert_memory(loader_options)
         self._warm_start = warm_start
         if warm_start:
@@ -318,11 +323,34 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             precision="mixed" if engine.has_lo else "exact",
         )
 
+    def record_predictions(self) -> Callable[[], Recording]:
+        """Begins to record what predictors see, for tokens evaluated at most eight at a time; returns how to end that.
+
+        The prefetch settings must be those of "stacked-gates" with a "fixed" horizon, or nothing is seen.
+        """
+        engine = self._engine
+        if engine is None:
+            raise UsageError("This model has no experts: there is nothing to predict.")
+        record = _core.PredictionRecord()
+        engine.set_prediction_record(record)
+
+        def end() -> Recording:
+            engine.set_prediction_record(None)
+            return Recording(*record.take())
+
+        return end
+
+    def prediction_recall(self) -> list[float]:
+        """Share of the experts selected that were among as many best guesses, one layer ahead, two, ...; nan: none."""
+        counts = [] if self._engine is None else self._engine.prediction_counts()
+        return [n_guessed / n_selected if n_selected else float("nan") for n_guessed, n_selected in counts]
+
     def close(self) -> None:
         """Frees the model, its contexts and the expert cache. Safe to call again."""
         if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument
             super().close()
         if self._engine is not None:
+            self._keep_traces(self._engine)
             self._last_stats = self.stats()
             if self._warm_start and self._last_stats.n_tokens > 0:
                 copies = [(layer, expert, int(precision)) for layer, expert, precision in self._engine.hot_set()]
@@ -333,6 +361,33 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """What `__init__` needs to load the model again; `llama_cpp.Llama` pickles this way too."""
         state: dict[str, Any] = super().__getstate__()
         return state | self._own_arguments
+
+    def _set_prefetch(self, engine: _core.Engine, prefetch: Prefetch) -> None:
+        """Before the budget is made: looking several layers ahead takes a little memory."""
+        if prefetch.predictor == "request-trace":
+            traces = engine.request_traces()
+            for of_prompts, matrices in zip((True, False), load_traces(engine.paths, traces.n_cells), strict=True):
+                for counts in matrices:
+                    traces.add(of_prompts, counts)
+            self._keeps_traces = True
+        elif prefetch.predictor == "hybrid":
+            maps = load_hybrid(engine.paths)
+            if maps is None:
+                raise UsageError(
+                    f"The hybrid predictor was not trained for {engine.paths[0]!r} yet; hobbit_py.train_predictor "
+                    f"does that."
+                )
+            try:
+                engine.set_hybrid_weights(to_native_hybrid(maps))
+            except ValueError as error:
+                raise UsageError(_sentence(str(error))) from None
+        engine.set_prefetch(to_native_prefetch(prefetch))
+
+    def _keep_traces(self, engine: _core.Engine) -> None:
+        if self._keeps_traces:
+            traces = engine.request_traces()
+            with contextlib.suppress(OSError):  # a read-only folder: the next run starts with nothing
+                save_traces(engine.paths, traces.matrices(True), traces.matrices(False))
 
     def _needs(self, context: _host.ContextNeeds, *, io_bytes: int) -> MemoryNeeds:
         n_output_rows = 2 * self.context_params.n_ctx if self._logits_all else 1  # llama.cpp's, and `scores`

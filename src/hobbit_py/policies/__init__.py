@@ -13,15 +13,20 @@ from .precision import (
     PrecisionPolicy,
     WeightThresholds,
 )
+from .prefetch import HORIZONS, PREDICTORS, Prefetch, as_prefetch
 
 __all__ = [
     "HI",
+    "HORIZONS",
     "LO",
+    "PREDICTORS",
     "SKIP",
     "AlwaysHigh",
     "AlwaysLow",
     "HobbitThresholds",
     "MassBudget",
     "PrecisionPolicy",
+    "Prefetch",
     "WeightThresholds",
+    "as_prefetch",
 ]
