@@ -43,6 +43,10 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_every_example_is_run() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
 def test_a_policy_saves_bytes(tmp_path: Path) -> None:
     high, best = (float(mb) for mb in re.findall(r"([\d.]+) MB", run("custom_policy.py", folder=tmp_path)))
     assert best < high

@@ -13,6 +13,7 @@ from support import ModelFactory
 from tiny_models import split_model
 
 from hobbit_py.bundled import bundled_model
+from hobbit_py.sizes import format_bytes
 
 REPO = "someone/Mini-GGUF"
 SPLIT = "someone/Split-GGUF"
@@ -91,9 +92,16 @@ def test_pull_list_generate_off_line_and_remove(hub: FakeHub, tmp_path: Path) ->
     assert off_line.returncode == 0, off_line.stderr
     assert len(json.loads(off_line.stdout)["tokens"]) == 2
 
+    packed = hobbit(None, tmp_path, "pack", f"{REPO}:Q8_0")
+    assert packed.returncode == 0, packed.stderr
+    lo = Path(packed.stdout.strip())
+    assert lo.parent == path.parent
+    assert json.loads(hobbit(None, tmp_path, *arguments).stdout)["precision"] == "mixed"
+
+    n_bytes = path.stat().st_size + lo.stat().st_size
     removed = hobbit(None, tmp_path, "rm", f"{REPO}:Q8_0")
     assert removed.returncode == 0, removed.stderr
-    assert "31.7 MiB freed" in removed.stderr
+    assert removed.stderr == f"hobbit: {format_bytes(n_bytes)} freed.\n"
     assert not path.exists()
     assert not [p for p in (tmp_path / "hf").rglob("*") if p.is_file() and p.stat().st_size > 1 << 20]
     assert json.loads(hobbit(None, tmp_path, "list", "--json").stdout) == {"models": []}

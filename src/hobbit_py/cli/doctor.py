@@ -19,6 +19,7 @@ def command(model: Path | None, as_json: bool) -> int:
     there was an error.
     """
     from ..doctor import Check, Level, run_checks
+    from .hub_models import model_file
 
     colours = {Level.ok: "green", Level.warning: "yellow", Level.error: "red"}
 
@@ -28,7 +29,7 @@ def command(model: Path | None, as_json: bool) -> int:
             click.echo(f"{'':<8} -> {check.fix}")
 
     checks = []
-    for check in run_checks(model):
+    for check in run_checks(None if model is None else model_file(model)):
         checks.append(check)
         if not as_json:
             show(check)

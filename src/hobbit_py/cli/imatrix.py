@@ -10,6 +10,7 @@ import click
 
 from ..errors import UsageError
 from . import common
+from .hub_models import model_file
 from .perplexity import progress_bar
 
 _DEFAULT_WINDOW = 512
@@ -40,7 +41,7 @@ def command(texts: tuple[Path, ...], max_tokens: int, out: Path | None, **model_
 
     Writes the path of the new file to stdout. Its format is llama.cpp's; it holds the experts' tensors alone.
     """
-    from ..bundled import bundled_model, sample_text
+    from ..bundled import sample_text
     from ..evaluate import read_text, windows_of
     from ..pack.imatrix_file import write_imatrix
     from ..pack.paths import default_imatrix
@@ -50,7 +51,7 @@ def command(texts: tuple[Path, ...], max_tokens: int, out: Path | None, **model_
     if options.lo is not None:
         raise UsageError("--lo has no meaning here: the importance matrix is of the model itself; leave it out.")
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW, precision="exact")
-    model_path = options.model or bundled_model()
+    model_path = model_file(options.model)
     out = out or default_imatrix(model_path)
     text_paths = texts or (sample_text(),)
     datas = [read_text(path) for path in text_paths]

@@ -79,9 +79,11 @@ def command(model: Path, lo: str, out: Path | None, imatrix: Path | None, thread
     """
     from ..pack import pack
     from ..pack.paths import default_imatrix
+    from .hub_models import model_file
     from .native_log import keep_native_errors
 
     keep_native_errors()
+    model = model_file(model)
     if imatrix is None and default_imatrix(model).is_file():
         imatrix = default_imatrix(model)
         _show_note(f"Using the importance matrix {imatrix.name} beside the model.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .choose import RemoteFile, RemoteModel, choose, models_in
+from .choose import RemoteFile, RemoteModel, choose, models_in, part_stem
 from .client import hub
 from .reference import Reference
 
@@ -70,13 +71,19 @@ def remove_model(reference: Reference) -> int:
     ]
     if not links:
         raise UsageError(f"{reference} is not on this machine; 'hobbit list' shows what is.")
-    blobs = {link.resolve() for link in links}
-    n_bytes = sum(blob.stat().st_size for blob in blobs)
-    for path in [*links, *blobs]:
+    paths = {path for link in links for path in (link.resolve(), *_made_beside(link))}
+    n_bytes = sum(path.stat().st_size for path in paths)
+    for path in [*links, *paths]:
         path.unlink(missing_ok=True)
     if not any(path.is_file() for path in (Path(repo.repo_path) / "snapshots").rglob("*")):
         shutil.rmtree(repo.repo_path)
     return n_bytes
+
+
+def _made_beside(link: Path) -> list[Path]:
+    """What our own commands made for a model: its lo copies, what was measured of it."""
+    stem = part_stem(link.name)
+    return [path for path in link.parent.glob(f"{glob.escape(stem)}.*") if not path.is_symlink() and path.is_file()]
 
 
 def _repos() -> list[Any]:

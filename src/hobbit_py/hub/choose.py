@@ -45,11 +45,16 @@ def models_in(files: Sequence[RemoteFile]) -> list[RemoteModel]:
     groups: dict[str, list[RemoteFile]] = defaultdict(list)
     for file in files:
         if file.name.endswith(".gguf") and not _NO_MODEL.search(file.name):
-            groups[_PART.sub("", file.name.removesuffix(".gguf"))].append(file)
+            groups[part_stem(file.name)].append(file)
     models = [
         RemoteModel(_quant_of(stem), tuple(sorted(group, key=lambda f: f.name))) for stem, group in groups.items()
     ]
     return sorted(models, key=lambda model: (model.n_bytes, model.quant))
+
+
+def part_stem(name: str) -> str:
+    """A file's name without ".gguf" and the number of its part: what all parts of a model share."""
+    return _PART.sub("", name.removesuffix(".gguf"))
 
 
 def choose(reference: Reference, files: Sequence[RemoteFile]) -> RemoteModel:
