@@ -210,7 +210,7 @@ def test_metrics_and_state(server: ServerProcess, client: openai.OpenAI) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_request_in_progress_finish(tiny_model: ModelFactory, number: int) -> None:
-    with ServerProcess(tiny_model("qwen3moe"), "--expert-memory", "1MiB", "--ctx", "512") as process:
+    with ServerProcess(tiny_model("qwen3moe"), "--expert-memory", "1MiB", "--ctx", "512", "--grace", "60") as process:
         client = process.client()
         answers: list[int] = []
         refused: list[int] = []
