@@ -1,10 +1,15 @@
 """`hobbit serve` as OpenAI's own client sees it, over a real socket."""
 
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -15,6 +20,7 @@ from support import ArenaSize, ModelFactory, arena_bytes
 from hobbit_py.bundled import bundled_model
 
 N_CTX = 1024
+EXAMPLE = Path(__file__).parents[2] / "examples" / "server_client.py"
 QUESTION: list[Any] = [{"role": "user", "content": "What is a dog?"}]
 GREEDY: dict[str, Any] = {"model": "any", "temperature": 0.0}
 
@@ -208,9 +214,22 @@ def test_metrics_and_state(server: ServerProcess, client: openai.OpenAI) -> None
     assert 0 < shown.count("3") <= len(shown) / 3
 
 
+def test_the_example(server: ServerProcess) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--url", server.url, "--max-tokens", "8"],
+        env=os.environ | {"NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\w+.*\n\([\d.]+ tok/s, \d+ hits, \d+ misses\)\n$", done.stdout)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_request_in_progress_finish(tiny_model: ModelFactory, number: int) -> None:
-    with ServerProcess(tiny_model("qwen3moe"), "--expert-memory", "1MiB", "--ctx", "512") as process:
+    with ServerProcess(tiny_model("qwen3moe"), "--expert-memory", "1MiB", "--ctx", "512", "--grace", "60") as process:
         client = process.client()
         answers: list[int] = []
         refused: list[int] = []

@@ -135,7 +135,7 @@ TEST_CASE("a predicted copy outlives one of lower worth and one of higher") {
     ManualBench     bench(model, with_slots(8));
     make_resident(bench, 1, {0, 1, 2, 3, 4, 5, 6, 7});
     const int32_t often[] = {1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7};
-    bench.loader.on_route(1, often, 1, 14);
+    bench.loader.on_route({1, 1, 14, often});
     bench.loader.prefetch(model.keys(1, {0}), three_parts);
     make_resident(bench, 0, {9});
     CHECK(is_resident(bench, 1, 0));

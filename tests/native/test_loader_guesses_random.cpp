@@ -87,7 +87,7 @@ class Machine {
         const auto keys      = random_keys(5, layer_idx);
         for (const ExpertKey key : keys) {
             const int32_t expert_idx = key.expert_idx;
-            bench_.loader.on_route(layer_idx, &expert_idx, 1, 1);
+            bench_.loader.on_route({layer_idx, 1, 1, &expert_idx});
         }
         wanted_.insert(wanted_.end(), keys.begin(), keys.end());
         const size_t n_before = bench_.reader.pending().size();

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
-from ..bundled import bundled_model
 from ..errors import UsageError
 from ..sizes import parse_bytes
 from . import common
@@ -92,7 +92,7 @@ def command(
     with bind(host, port) as listener:
         bound_port = listener.getsockname()[1]
         llama = common.load_llama(model, logits_all=logprobs, chat_format=chat_format, warm_start=warm_start)
-        name = alias or (model.model or bundled_model()).stem
+        name = alias or Path(llama.model_path).stem
         shown_host = f"[{host}]" if ":" in host else host
 
         def on_ready() -> None:
