@@ -109,10 +109,13 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
         }
     }
     filter_.begin_graph(model);
-    if (model == nullptr || model->prefetch.predictor == "none") {
+    gates_.begin_graph(graph, 0);
+    if (model == nullptr) {
+        return; // not a pass through the layers
+    }
+    if (model->prefetch.predictor == "none") {
         planner_.reset();
         planned_for_ = nullptr;
-        gates_.begin_graph(graph, 0);
         return;
     }
     if (planner_ == nullptr || planned_for_ != model || planned_version_ != model->prefetch_version) {
