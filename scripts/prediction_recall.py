@@ -4,7 +4,7 @@
     python scripts/prediction_recall.py model.gguf text.txt --predictor previous-token --json
 
 The share of the experts that a layer selected which were among as many best guesses. Tokens are evaluated one by one,
-as in decoding; the text is cut into windows of --ctx tokens.
+as in decoding, unless --batch says otherwise; the text is cut into windows of --ctx tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def measure(options: argparse.Namespace, predictor: str) -> list[float]:
     llama = hobbit_py.Llama(
         options.model,
         n_ctx=options.ctx,
-        n_batch=1,
+        n_batch=options.batch,
         precision="exact",
         expert_memory=options.expert_memory,
         prefetch=Prefetch(predictor, "fixed", 3),
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--predictor", action="append", choices=PREDICTORS, help="(stacked-gates, previous-token)")
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--ctx", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=1, help="tokens at once, at most 8; gates guess for each of them")
     parser.add_argument("--expert-memory", default="1GiB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)

@@ -54,12 +54,13 @@ py::array_t<uint64_t> take_timeline(Engine & engine) {
 }
 
 struct StepCounts {
-    uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_scored_rows, dropped_mass_ppm;
+    uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_pairs_rerouted, n_scored_rows,
+        dropped_mass_ppm;
 };
 
 StepCounts snapshot(const StepCounters & c) {
-    return {c.n_layer_steps,   c.n_tokens,      c.n_pairs_hi,      c.n_pairs_lo,
-            c.n_pairs_skipped, c.n_scored_rows, c.dropped_mass_ppm};
+    return {c.n_layer_steps,   c.n_tokens,         c.n_pairs_hi,    c.n_pairs_lo,
+            c.n_pairs_skipped, c.n_pairs_rerouted, c.n_scored_rows, c.dropped_mass_ppm};
 }
 
 } // namespace
@@ -71,6 +72,7 @@ void bind_engine(py::module_ & m) {
         .def_readonly("n_pairs_hi", &StepCounts::n_pairs_hi)
         .def_readonly("n_pairs_lo", &StepCounts::n_pairs_lo)
         .def_readonly("n_pairs_skipped", &StepCounts::n_pairs_skipped)
+        .def_readonly("n_pairs_rerouted", &StepCounts::n_pairs_rerouted)
         .def_readonly("n_scored_rows", &StepCounts::n_scored_rows)
         .def_readonly("dropped_mass_ppm", &StepCounts::dropped_mass_ppm);
 
@@ -139,6 +141,12 @@ void bind_engine(py::module_ & m) {
             "Ends recording: [n_spans, 6] of kind (0 compute, 1 stall, 2 read, 3 queued), lane, start and end in us of "
             "a steady clock, layer and bytes.")
         .def("set_prefetch", &Engine::set_prefetch, py::arg("options"))
+        .def(
+            "set_router_filter",
+            [](Engine & e, const std::string & name, float strength, uint32_t n_protected) {
+                e.set_router_filter({name, strength, n_protected});
+            },
+            py::arg("name"), py::arg("strength"), py::arg("n_protected"))
         .def("set_hybrid_weights", &Engine::set_hybrid_weights, py::arg("weights"))
         .def("set_prediction_record", &Engine::set_prediction_record, py::arg("record").none(true))
         .def("request_traces", &Engine::request_traces, py::return_value_policy::reference_internal)

@@ -1,6 +1,8 @@
 #include "bindings/bindings.h"
 #include "engine/engine.h"
 
+#include <algorithm>
+#include <numeric>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -60,6 +62,31 @@ void bind_predict(py::module_ & m) {
                 return taken;
             },
             "(selections [n, 4 + n_used], gates [n, n_ahead, n_expert]); what was taken is forgotten.");
+
+    py::class_<RouterFilter>(m, "RouterFilter")
+        .def(py::init([](const std::string & name, float strength, uint32_t n_protected) {
+                 return make_router_filter({name, strength, n_protected});
+             }),
+             py::arg("name"), py::arg("strength"), py::arg("n_protected"))
+        .def(
+            "select",
+            [](RouterFilter & filter, uint16_t layer_idx, const Floats & scores, const std::vector<bool> & resident,
+               uint32_t n_used) {
+                const auto           n = static_cast<uint32_t>(scores.size());
+                std::vector<int32_t> order(n);
+                std::iota(order.begin(), order.end(), 0);
+                const float * values = scores.data();
+                std::stable_sort(order.begin(), order.end(),
+                                 [values](int32_t a, int32_t b) { return values[a] > values[b]; });
+                std::vector<Resident> copies(n, Resident::none);
+                for (uint32_t i = 0; i < n; ++i) {
+                    copies[i] = resident.at(i) ? Resident::hi : Resident::none;
+                }
+                filter.select(layer_idx, values, copies.data(), n, n_used, order.data());
+                order.resize(n_used);
+                return order;
+            },
+            py::arg("layer_idx"), py::arg("scores"), py::arg("resident"), py::arg("n_used"));
 
     py::class_<RequestTraces>(m, "RequestTraces")
         .def_property_readonly("n_cells", &RequestTraces::n_cells)

@@ -142,8 +142,9 @@ void Engine::describe_layers() {
     if (lo_store_) {
         describe(*lo_store_, Precision::lo);
     }
-    layouts_         = make_copy_layouts(specs, reader_->alignment());
-    experts_.layouts = &layouts_;
+    layouts_              = make_copy_layouts(specs, reader_->alignment());
+    experts_.layouts      = &layouts_;
+    experts_.architecture = hi_model_.get_string("general.architecture");
 
     PredictorModel & model = experts_.predictor_model;
     model.n_used           = n_expert_used_;
@@ -210,6 +211,12 @@ void Engine::set_hybrid_weights(std::shared_ptr<const HybridWeights> weights) {
 void Engine::set_prediction_record(std::shared_ptr<PredictionRecord> record) {
     experts_.predictor_shared.record = std::move(record);
     experts_.prefetch_version++;
+}
+
+void Engine::set_router_filter(const RouterFilterOptions & options) {
+    make_router_filter(options); // or throws
+    experts_.router_filter = options;
+    experts_.router_filter_version++;
 }
 
 uint64_t Engine::gate_bank_bytes() const {

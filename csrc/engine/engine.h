@@ -66,7 +66,10 @@ class Engine {
     // What contexts learn of requests; belongs to the engine's whole life.
     RequestTraces & request_traces() { return *experts_.predictor_shared.traces; }
     // Records from the next graph on what predictors see; nullptr ends that. REQUIRES: no graph is being computed.
-    void                     set_prediction_record(std::shared_ptr<PredictionRecord> record);
+    void set_prediction_record(std::shared_ptr<PredictionRecord> record);
+    // From the next graph on; lossy. Throws std::invalid_argument. REQUIRES: no graph is being computed.
+    void set_router_filter(const RouterFilterOptions & options);
+
     const PredictorModel &   predictor_model() const { return experts_.predictor_model; }
     const PredictionCounts & prediction_counts() const { return experts_.prediction_counts; }
 

@@ -113,8 +113,9 @@ void GatesAhead::begin_graph(ggml_cgraph * graph, uint32_t n_layers) {
         return;
     }
     find_routers(graph);
-    if (!routers_.empty() && !make_bank()) {
-        routers_.clear(); // of different kinds: nothing is predicted
+    // A prompt's last layer alone may have few tokens. Routers of different kinds: nothing is predicted.
+    if (routers_.size() < 2 || !make_bank()) {
+        routers_.clear();
     }
 }
 

@@ -59,12 +59,20 @@ Status GraphRunner::compute_run() {
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
-    begin_prediction(graph);
+    begin_pass(graph);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
             gates_.on_node(inner_, node);
+            if (filter_.is_selection(node)) {
+                if (Status status = compute_run(); !status.ok()) {
+                    return status;
+                }
+                if (Status status = filter_.apply(graph, i); !status.ok()) {
+                    return status;
+                }
+            }
             ++i;
             continue;
         }
@@ -86,8 +94,8 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     return compute_run();
 }
 
-// Guesses begin with the pass: what predicts, and how far ahead, is the model's to say.
-void GraphRunner::begin_prediction(ggml_cgraph * graph) {
+// What predicts, how far ahead, and what filters the routers, is the model's to say.
+void GraphRunner::begin_pass(ggml_cgraph * graph) {
     ModelExperts *      model    = nullptr;
     const ggml_tensor * tokens   = nullptr; // llama.cpp's input of token ids
     uint32_t            n_tokens = 0;
@@ -100,10 +108,14 @@ void GraphRunner::begin_prediction(ggml_cgraph * graph) {
             n_tokens = static_cast<uint32_t>(node->src[2]->ne[1]);
         }
     }
-    if (model == nullptr || model->prefetch.predictor == "none") {
+    filter_.begin_graph(model);
+    gates_.begin_graph(graph, 0);
+    if (model == nullptr) {
+        return; // not a pass through the layers
+    }
+    if (model->prefetch.predictor == "none") {
         planner_.reset();
         planned_for_ = nullptr;
-        gates_.begin_graph(graph, 0);
         return;
     }
     if (planner_ == nullptr || planned_for_ != model || planned_version_ != model->prefetch_version) {
@@ -139,6 +151,9 @@ void GraphRunner::prefetch() {
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->loader == nullptr) {
         return Status::error("the model's expert memory was not set before its first token");
+    }
+    if (Status status = filter_.check(view_); !status.ok()) {
+        return status;
     }
     if (Status status = step_.begin(view_); !status.ok()) {
         return status;

@@ -11,6 +11,7 @@
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
+#include "moe/router_filter_step.h"
 
 #include <vector>
 
@@ -33,7 +34,7 @@ class GraphRunner {
 
     Status compute_run(); // what is in inner_, recorded on the model's timeline
     Status run(ggml_cgraph * graph, ModelExperts *& model);
-    void   begin_prediction(ggml_cgraph * graph);
+    void   begin_pass(ggml_cgraph * graph);
     void   prefetch();
     Status compute_layer(ggml_cgraph * graph);
     Status compute_resident(ggml_cgraph * graph, int first_idx);
@@ -44,12 +45,13 @@ class GraphRunner {
     Status complete_all();
     bool   reads_pending(const ggml_tensor * expert_node) const;
 
-    IsExpertBuffer is_expert_buffer_;
-    InnerGraph     inner_;
-    ExpertMatmul   matmul_;
-    LayerView      view_;
-    LayerStep      step_;
-    GatesAhead     gates_;
+    IsExpertBuffer   is_expert_buffer_;
+    InnerGraph       inner_;
+    ExpertMatmul     matmul_;
+    LayerView        view_;
+    LayerStep        step_;
+    GatesAhead       gates_;
+    RouterFilterStep filter_;
 
     std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version
     const ModelExperts *             planned_for_     = nullptr;

@@ -6,6 +6,7 @@
 #include "ggml.h"
 #include "loader/loader.h"
 #include "policy/precision.h"
+#include "policy/router_filter.h"
 #include "predict/prefetch_planner.h"
 
 #include <atomic>
@@ -35,6 +36,7 @@ struct StepCounters {
     std::atomic<uint64_t> n_tokens{0}; // tokens of graphs that had experts
     // Of (token, expert) pairs that a precision policy decided on, by what became of them.
     std::atomic<uint64_t> n_pairs_hi{0}, n_pairs_lo{0}, n_pairs_skipped{0};
+    std::atomic<uint64_t> n_pairs_rerouted{0}; // (token, expert) pairs that a router filter put in place of others
     std::atomic<uint64_t> n_scored_rows{0};    // tokens x layers decided on
     std::atomic<uint64_t> dropped_mass_ppm{0}; // gate mass skipped, in millionths of a token's mass in a layer, summed
 };
@@ -57,6 +59,10 @@ struct ModelExperts {
     uint64_t         prefetch_version = 0; // changes with the two
     PredictorModel   predictor_model;
     PredictionCounts prediction_counts;
+    // Lossy, and "none" unless asked for. Set between graphs.
+    RouterFilterOptions router_filter;
+    uint64_t            router_filter_version = 0;
+    std::string         architecture;
     StepCounters     counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.

@@ -9,7 +9,7 @@ namespace hobbit {
 namespace {
 
 constexpr float  coverage    = 0.9f; // of the gate weight: the experts that "expertflow" counts on
-constexpr size_t max_guesses = 64;   // more than any drive brings in time
+constexpr size_t max_guesses = 256;  // more than any drive brings in time
 constexpr double ne_alpha    = 0.05;
 
 } // namespace

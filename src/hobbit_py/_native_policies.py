@@ -6,7 +6,18 @@ import numpy as np
 
 from . import _core
 from .errors import UsageError
-from .policies import AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy, Prefetch, WeightThresholds
+from .policies import (
+    AlwaysHigh,
+    AlwaysLow,
+    CachePrior,
+    HobbitThresholds,
+    MassBudget,
+    PrecisionPolicy,
+    Prefetch,
+    RouterFilter,
+    Substitute,
+    WeightThresholds,
+)
 from .predict import HybridMaps
 
 
@@ -46,3 +57,12 @@ def to_native_hybrid(maps: HybridMaps) -> _core.HybridWeights:
     nothing = np.zeros((0, 0), np.float32)
     table = [[maps.shifts.get((layer, d + 1), nothing) for d in range(n_ahead)] for layer in range(n_layers)]
     return _core.HybridWeights(maps.token_rows.tolist(), maps.n_token_rows, table)
+
+
+def to_native_filter(router_filter: RouterFilter) -> tuple[str, float, int]:
+    """The arguments of Engine.set_router_filter; raises UsageError for something else."""
+    if isinstance(router_filter, CachePrior):
+        return "cache-prior", router_filter.strength, router_filter.n_protected
+    if isinstance(router_filter, Substitute):
+        return "substitute", router_filter.margin, router_filter.n_protected
+    raise UsageError(f"router_filter is {router_filter!r} and must be a CachePrior or a Substitute.")

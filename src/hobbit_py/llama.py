@@ -14,11 +14,11 @@ from typing import Any
 
 from . import _host
 from ._host import _core, llama_cpp
-from ._native_policies import to_native, to_native_hybrid, to_native_prefetch
+from ._native_policies import to_native, to_native_filter, to_native_hybrid, to_native_prefetch
 from .errors import ModelFileError, UsageError
 from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
 from .mixed import check_lo, choose_lo, mixed_settings
-from .policies import PrecisionPolicy, Prefetch, as_prefetch
+from .policies import PrecisionPolicy, Prefetch, RouterFilter, as_prefetch
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
 from .stats import Stats
@@ -38,6 +38,7 @@ _OWN_KEYWORDS = frozenset(
         "policy",
         "skip_renorm",
         "prefetch",
+        "router_filter",
         "warm_start",
         "progress",
     ]
@@ -65,6 +66,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         policy: Decides in mixed mode which copy of an expert a token gets; see `hobbit_py.policies`. None: the
             thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
+        router_filter: `policies.CachePrior` or `policies.Substitute`: prefer resident experts where the router nearly
+            does not care. Changes results.
         warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the
             run before remembered in the background, as far as there is room. Exact results never change.
         prefetch: Read ahead, while the drive is idle, what the next layers will probably want: True, False, the name of
@@ -104,6 +107,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         lo_share: float | None = None,
         policy: PrecisionPolicy | None = None,
         skip_renorm: bool = False,
+        router_filter: RouterFilter | None = None,
         warm_start: bool = False,
         prefetch: bool | str | Prefetch = True,
         progress: Callable[[float], None] | None = None,
@@ -134,6 +138,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "policy": policy,
             "skip_renorm": skip_renorm,
             "prefetch": prefetch,
+            "router_filter": router_filter,
             "warm_start": warm_start,
         }
         self._memory_bytes = 0
@@ -171,6 +176,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.model_paths = tuple(engine.paths)
         _check_expert_keywords(keywords)
         self._set_prefetch(engine, prefetch_settings)
+        if router_filter is not None:
+            engine.set_router_filter(*to_native_filter(router_filter))
         if lo_path is not None:
             check_lo(engine.paths, lo_path)
         loader_options = _core.LoaderOptions()
@@ -315,6 +322,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             n_used_hi=counts.n_pairs_hi,
             n_used_lo=counts.n_pairs_lo,
             n_skipped=counts.n_pairs_skipped,
+            n_rerouted=counts.n_pairs_rerouted,
             dropped_mass=counts.dropped_mass_ppm / 1e6 / counts.n_scored_rows if counts.n_scored_rows else 0.0,
             resident_bytes_hi=loader.resident_bytes_hi,
             resident_bytes_lo=loader.resident_bytes_lo,

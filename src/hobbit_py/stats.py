@@ -29,6 +29,8 @@ class Stats:
     """In mixed mode, experts of tokens that were computed in hi; the next two in lo, and not at all."""
     n_used_lo: int = 0
     n_skipped: int = 0
+    n_rerouted: int = 0
+    """Experts of tokens that a router filter put in the place of others."""
     n_streamed: int = 0
     read_bytes_hi: int = 0
     read_bytes_lo: int = 0

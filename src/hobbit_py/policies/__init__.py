@@ -14,6 +14,7 @@ from .precision import (
     WeightThresholds,
 )
 from .prefetch import HORIZONS, PREDICTORS, Prefetch, as_prefetch
+from .router_filter import CachePrior, RouterFilter, Substitute
 
 __all__ = [
     "HI",
@@ -23,10 +24,13 @@ __all__ = [
     "SKIP",
     "AlwaysHigh",
     "AlwaysLow",
+    "CachePrior",
     "HobbitThresholds",
     "MassBudget",
     "PrecisionPolicy",
     "Prefetch",
+    "RouterFilter",
+    "Substitute",
     "WeightThresholds",
     "as_prefetch",
 ]
