@@ -25,7 +25,7 @@ bool is_no_op(const ggml_tensor * node) {
 } // namespace
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
-    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), predictor_(inner) {}
+    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), predictor_(inner), recorder_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -59,11 +59,13 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
     predictor_.begin_graph(graph);
+    recorder_.begin_graph(graph, is_expert_buffer_);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
             predictor_.on_node(inner_, node);
+            recorder_.on_node(inner_, node);
             ++i;
             continue;
         }
@@ -90,6 +92,9 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return Status::error("the model's expert memory was not set before its first token");
     }
     if (Status status = step_.begin(view_); !status.ok()) {
+        return status;
+    }
+    if (Status status = recorder_.on_layer(view_, step_.ids()); !status.ok()) {
         return status;
     }
     if (view_.model->prefetch) {

@@ -10,6 +10,7 @@
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
+#include "moe/route_recorder.h"
 #include "moe/router_predictor.h"
 
 #include <vector>
@@ -48,6 +49,7 @@ class GraphRunner {
     LayerView             view_;
     LayerStep             step_;
     RouterPredictor       predictor_;
+    RouteRecorder         recorder_;
     std::vector<Pending>  pending_;
     std::vector<uint32_t> ready_;
     std::vector<uint32_t> arrived_;

@@ -5,6 +5,7 @@
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
+#include "moe/route_log.h"
 #include "policy/precision.h"
 
 #include <atomic>
@@ -51,6 +52,7 @@ struct ModelExperts {
     bool                                   prefetch         = true; // read ahead what the next layer will probably want
     std::unique_ptr<ImportanceRecorder>    importance;              // set while the inputs of experts are recorded
     Timeline *                             timeline = nullptr;      // outlives this; never nullptr while a graph runs
+    std::shared_ptr<RouteLog>              route_log;               // set between graphs; nullptr: nothing is recorded
     StepCounters                           counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
