@@ -1,10 +1,23 @@
-"""Turns a precision policy into its native form; one that has none is called back from the core."""
+"""Turns policies into their native forms; one that has none is called back from the core."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from . import _core
 from .errors import UsageError
-from .policies import AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy, WeightThresholds
+from .policies import (
+    AlwaysHigh,
+    AlwaysLow,
+    EvictionPolicy,
+    HobbitThresholds,
+    MassBudget,
+    PrecisionPolicy,
+    WeightThresholds,
+)
+from .policies.eviction import BUILT_INS
+
+_EVICTION_NAMES = {policy: name for name, policy in BUILT_INS.items()}
 
 
 def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
@@ -25,3 +38,25 @@ def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
             f"a precision policy needs a choose(layer, gate_weights, resident) method; {policy!r} has none."
         )
     return _core.python_precision(policy)
+
+
+def set_eviction(options: _core.LoaderOptions, policy: EvictionPolicy) -> None:
+    """Sets the policy that decides what goes.
+
+    A policy that is not a built-in is asked once a layer, before the loader locks, by the thread that computes.
+
+    Raises UsageError for an object that lacks a method of EvictionPolicy.
+    """
+    name = _EVICTION_NAMES.get(type(policy))
+    if name is not None:
+        options.eviction = name
+        options.eviction_parameters = {
+            field.name: float(getattr(policy, field.name))
+            for field in dataclasses.fields(policy)  # type: ignore[arg-type]
+        }
+        return
+    if not isinstance(policy, EvictionPolicy):
+        raise UsageError(
+            f"an eviction policy needs the methods start, on_route, scores and reset; {policy!r} lacks some."
+        )
+    options.score_source = _core.python_eviction(policy)

@@ -318,6 +318,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             precision="mixed" if engine.has_lo else "exact",
         )
 
+    def reset(self) -> None:
+        """As llama_cpp.Llama's; what the eviction policy keeps of one sequence ends here as well."""
+        super().reset()
+        if self._engine is not None:
+            self._engine.reset_sequence()
+
     def close(self) -> None:
         """Frees the model, its contexts and the expert cache. Safe to call again."""
         if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .eviction import EvictionPolicy
 from .precision import (
     HI,
     LO,
@@ -13,15 +14,23 @@ from .precision import (
     PrecisionPolicy,
     WeightThresholds,
 )
+from .presets import PRESETS, Preset, preset_of
+from .registry import eviction_policy, precision_policy
 
 __all__ = [
     "HI",
     "LO",
+    "PRESETS",
     "SKIP",
     "AlwaysHigh",
     "AlwaysLow",
+    "EvictionPolicy",
     "HobbitThresholds",
     "MassBudget",
     "PrecisionPolicy",
+    "Preset",
     "WeightThresholds",
+    "eviction_policy",
+    "precision_policy",
+    "preset_of",
 ]

@@ -5,17 +5,17 @@ It names the model's files and the lo copy with their sizes: thresholds found fo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from ..atomic_file import write_atomically
 
 SCHEMA = 2
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
@@ -52,18 +52,7 @@ def save_tuning(model_paths: Sequence[str | os.PathLike[str]], lo_path: str | os
     text = json.dumps(
         {"schema": SCHEMA, **_pair(model_paths, lo_path), **dataclasses.asdict(tuning)}, indent=2, allow_nan=False
     )
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+    write_atomically(path, lambda file: _write(file, text))
     return path
 
 
@@ -83,6 +72,10 @@ def load_tuning(model_paths: Sequence[str | os.PathLike[str]], lo_path: str | os
     if any(stored.get(name) != value for name, value in pair.items()):
         return None
     return _tuning_of(stored)
+
+
+def _write(file: BinaryIO, text: str) -> None:
+    file.write(text.encode() + b"\n")
 
 
 def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
