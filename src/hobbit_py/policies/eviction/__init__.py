@@ -11,6 +11,7 @@ from .lfu import Lfu
 from .lru import Lru
 from .moe_infinity import MoeInfinity
 from .multidimensional import Multidimensional
+from .next_use import NextUse
 from .ranked_frequency import RankedFrequency
 from .two_level_lru import TwoLevelLru
 
@@ -25,6 +26,7 @@ __all__ = [
     "Lru",
     "MoeInfinity",
     "Multidimensional",
+    "NextUse",
     "RankedFrequency",
     "SequencePolicy",
     "TwoLevelLru",
@@ -34,6 +36,7 @@ BUILT_INS: dict[str, type[EvictionPolicy]] = {
     "lru": Lru,
     "frequency": Frequency,
     "ranked-frequency": RankedFrequency,
+    "next-use": NextUse,
     "lfu": Lfu,
     "lfru": Lfru,
     "multidimensional": Multidimensional,
