@@ -91,6 +91,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->loader == nullptr) {
         return Status::error("the model's expert memory was not set before its first token");
     }
+    recorder_.read_weights(view_);
     if (Status status = step_.begin(view_); !status.ok()) {
         return status;
     }

@@ -76,6 +76,16 @@ void RouteRecorder::on_node(InnerGraph & inner, const ggml_tensor * node) {
     }
 }
 
+void RouteRecorder::read_weights(const LayerView & view) {
+    if (!is_on_) {
+        return;
+    }
+    weights_.assign(static_cast<size_t>(view.n_used()) * view.n_tokens(), 0.0f);
+    if (view.weights != nullptr) {
+        ggml_backend_tensor_get(view.weights, weights_.data(), 0, weights_.size() * sizeof(float));
+    }
+}
+
 Status RouteRecorder::on_layer(const LayerView & view, const std::vector<int32_t> & ids) {
     if (!is_on_) {
         return {};
@@ -88,10 +98,6 @@ Status RouteRecorder::on_layer(const LayerView & view, const std::vector<int32_t
         return Status::error("layer " + std::to_string(view.layer_idx) + " selects " + std::to_string(view.n_used()) +
                              " experts and an earlier one " + std::to_string(log.n_used) +
                              ": such a model cannot be traced");
-    }
-    weights_.assign(ids.size(), 0.0f);
-    if (view.weights != nullptr) {
-        ggml_backend_tensor_get(view.weights, weights_.data(), 0, weights_.size() * sizeof(float));
     }
     log.layer_idxs.insert(log.layer_idxs.end(), view.n_tokens(), view.layer_idx);
     log.expert_idxs.insert(log.expert_idxs.end(), ids.begin(), ids.end());

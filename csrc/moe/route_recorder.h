@@ -22,7 +22,11 @@ class RouteRecorder {
     // same input for each layer predicted.
     void on_node(InnerGraph & inner, const ggml_tensor * node);
 
-    // A layer selected ids [n_tokens][n_used]. REQUIRES: the run with its router was computed.
+    // Keeps the layer's gate weights: to be called before anything is skipped, since that makes them zero. REQUIRES:
+    // the run with its router was computed.
+    void read_weights(const LayerView & view);
+
+    // The layer selected ids [n_tokens][n_used]. REQUIRES: read_weights() was called for it.
     Status on_layer(const LayerView & view, const std::vector<int32_t> & ids);
 
   private:

@@ -13,11 +13,12 @@ from typing import Any
 
 from . import _host
 from ._host import _core, llama_cpp
-from ._native_policies import to_native
-from .errors import ModelFileError, UsageError
+from ._native_policies import set_eviction, to_native
+from .choice import choose
+from .errors import HobbitError, ModelFileError, UsageError
 from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
 from .mixed import check_lo, choose_lo, mixed_settings
-from .policies import PrecisionPolicy
+from .policies import EvictionPolicy, PrecisionPolicy, precision_policy
 from .sizes import parse_bytes
 from .stats import Stats
 from .warm_start import load_hot_set, save_hot_set
@@ -30,11 +31,13 @@ _OWN_KEYWORDS = frozenset(
     [
         "memory",
         "expert_memory",
+        "preset",
         "precision",
         "lo",
         "lo_share",
         "policy",
         "skip_renorm",
+        "eviction",
         "prefetch",
         "warm_start",
         "progress",
@@ -55,15 +58,22 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         model_path: GGUF file, or the first part of a split one.
         memory: Budget of the whole process in bytes, as text ("8GiB"), or "auto": what the system has free.
         expert_memory: Bytes for the expert cache alone, instead of `memory`; for experiments.
-        precision: "exact", "mixed", or "auto": mixed if there is a lo copy.
+        preset: Which published system's policies to run with, see `hobbit_py.policies.PRESETS`. "auto": what
+            `hobbit tune` found best for this model and about this much memory, else the defaults. The arguments below
+            take precedence.
+        precision: "exact", "mixed", or "auto": the preset's, which is mixed for "auto" if there is a lo copy.
         lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
             one beside the model, `<model>.lo-*.gguf`.
         lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
             `mixed.default_lo_share`.
-        policy: Decides in mixed mode which copy of an expert a token gets; see `hobbit_py.policies`. None: the
-            thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
+        policy: Decides in mixed mode which copy of an expert a token gets; an object, or a name of
+            `hobbit_py.policies.registry`, where other packages may add theirs. None: the thresholds that `hobbit tune`
+            found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
-        prefetch: Read ahead, while the drive is idle, what the next layer will probably want. Never changes a result.
+        eviction: Decides which resident expert goes; likewise. None: the preset's. One written in Python is asked once
+            a layer, by the thread that computes.
+        prefetch: Read ahead, while the drive is idle, what the next layer will probably want; None: as the
+            preset does. Never changes a result.
         warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the
             run before remembered in the background, as far as there is room. Exact results never change.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
@@ -95,12 +105,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         *,
         memory: int | str = "auto",
         expert_memory: int | str | None = None,
+        preset: str = "auto",
         precision: str = "auto",
         lo: str | os.PathLike[str] | None = None,
         lo_share: float | None = None,
-        policy: PrecisionPolicy | None = None,
+        policy: PrecisionPolicy | str | None = None,
         skip_renorm: bool = False,
-        prefetch: bool = True,
+        eviction: EvictionPolicy | str | None = None,
+        prefetch: bool | None = None,
         warm_start: bool = False,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
@@ -114,6 +126,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
         if lo_share is not None and not 0.0 <= lo_share <= 1.0:
             raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
+        chosen = choose(preset, eviction)
+        reads_ahead = chosen.reads_ahead(prefetch)
+        if isinstance(policy, str):
+            policy = precision_policy(policy)
         if policy is not None:
             to_native(policy)  # refuses what is none, before anything is loaded
         expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
@@ -123,21 +139,24 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._own_arguments: dict[str, Any] = {
             "memory": memory,
             "expert_memory": expert_memory,
+            "preset": preset,
             "precision": precision,
             "lo": lo,
             "lo_share": lo_share,
             "policy": policy,
             "skip_renorm": skip_renorm,
+            "eviction": eviction,
             "prefetch": prefetch,
             "warm_start": warm_start,
         }
         self._memory_bytes = 0
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
         self.note: str | None = None
+        self.eviction: str | None = None
         self.lo_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
         engine_options = _core.EngineOptions()
-        lo_path = choose_lo(path, lo, precision)
+        lo_path = choose_lo(path, lo, chosen.precision(precision))
         if lo_path is not None:
             engine_options.lo_path = os.fspath(lo_path)
         try:
@@ -202,9 +221,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
-        loader_options.fill = prefetch
-        engine.set_prefetch(prefetch)
-        engine.set_expert_memory(loader_options)
+        loader_options.fill = reads_ahead
+        engine.set_prefetch(reads_ahead)
+        eviction_used, self.eviction = chosen.eviction_for(engine.paths, loader_options.expert_memory_bytes)
+        set_eviction(loader_options, eviction_used)
+        try:
+            engine.set_expert_memory(loader_options)
+        except RuntimeError as error:  # of an eviction policy of one's own
+            self._engine = None  # it has no cache whose figures close() could keep
+            self.close()
+            raise HobbitError(_sentence(str(error))) from error
         self._warm_start = warm_start
         if warm_start:
             copies = load_hot_set(self.model_paths)
@@ -322,7 +348,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """As llama_cpp.Llama's; what the eviction policy keeps of one sequence ends here as well."""
         super().reset()
         if self._engine is not None:
-            self._engine.reset_sequence()
+            try:
+                self._engine.reset_sequence()
+            except RuntimeError as error:  # of an eviction policy of one's own
+                raise HobbitError(_sentence(str(error))) from error
 
     def close(self) -> None:
         """Frees the model, its contexts and the expert cache. Safe to call again."""

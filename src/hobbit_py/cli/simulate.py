@@ -64,7 +64,7 @@ def _plot(path: Path, rows: list[Judged], title: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
-            "--plot needs matplotlib, which is not installed; run 'pip install matplotlib', or leave --plot out."
+            "--plot needs matplotlib, which is not installed; run 'pip install hobbit_py[plot]', or leave --plot out."
         ) from None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()

@@ -41,8 +41,8 @@ class Preset:
         return self.precision == "exact" and self.router_filter == "none"
 
 
-DEFAULT = Preset("default", eviction="frequency", precision="mixed", predictor="stacked-gates")
-"""What "auto" is for a model that was not tuned."""
+DEFAULT = Preset("default", eviction="next-use", precision="mixed", predictor="stacked-gates")
+"""What "auto" is for a model that was not tuned: our own, since it missed least on every trace (docs/policies.md)."""
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset

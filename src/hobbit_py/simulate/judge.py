@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .._host import _core
 from ..errors import UsageError
 from ..mixed import default_lo_share, default_policy
 from ..policies import EvictionPolicy, PrecisionPolicy, Preset, eviction_policy
 from .belady import belady_misses
 from .predictions import SIMULATED, guesses_of, recall_by_distance
-from .replay import Replayed, all_slots_bytes, make_replay, run_replay
+from .replay import Replayed, all_slots_bytes, hi_classes, make_replay, run_replay
 from .trace import Trace
 
 
@@ -104,13 +103,15 @@ def judge(
     for capacity in capacities:
         memory_bytes = int(capacity * all_slots_bytes(trace))
         lru_replay = make_replay(trace, memory_bytes, eviction_policy("lru"))
-        _check_capacity(trace, lru_replay, capacity)
+        classes = hi_classes(lru_replay)
+        _check_capacity(trace, *classes, capacity)
         lru = run_replay(trace, lru_replay, guesses_of(trace, Preset("lru", eviction="lru")))
         done()
         belady = dict.fromkeys((False, True), 0)
         if with_belady:
             for bypass in belady:
-                belady[bypass] = _belady_bytes(trace, lru_replay, bypass=bypass)
+                misses = belady_misses(trace, *classes, bypass=bypass)
+                belady[bypass] = int((misses * trace.hi_part_bytes.sum(axis=1)).sum())
                 done()
         for preset in presets:
             is_mixed = preset.precision == "mixed" and trace.has_lo
@@ -148,19 +149,12 @@ def judge(
     return rows
 
 
-def _check_capacity(trace: Trace, replay: _core.Replay, capacity: float) -> None:
-    n_slots = replay.class_slots()
-    classes = {replay.layer_classes(_core.Precision.hi)[layer] for layer in trace.layers.tolist()}
-    if any(n_slots[c] < trace.n_used for c in classes):
+def _check_capacity(trace: Trace, n_slots: list[int], layer_classes: list[int], capacity: float) -> None:
+    if any(n_slots[layer_classes[layer]] < trace.n_used for layer in trace.layers.tolist()):
         raise UsageError(
             f"A capacity of {capacity:.3%} has room for {sum(n_slots)} experts, expected at least the {trace.n_used} "
             f"that one token uses in a layer, for each size of experts; give a larger one."
         )
-
-
-def _belady_bytes(trace: Trace, replay: _core.Replay, *, bypass: bool) -> int:
-    misses = belady_misses(trace, replay.class_slots(), replay.layer_classes(_core.Precision.hi), bypass=bypass)
-    return int((misses * trace.hi_part_bytes.sum(axis=1)).sum())
 
 
 def _hit_rate(replayed: Replayed) -> float:

@@ -115,5 +115,10 @@ def run_replay(trace: Trace, replay: _core.Replay, guesses: Guesses) -> Replayed
     )
 
 
+def hi_classes(replay: _core.Replay) -> tuple[list[int], list[int]]:
+    """Slots of each size class, [n_classes], and the class of each layer's hi copies, [n_layers], -1 for none."""
+    return replay.class_slots(), replay.layer_classes(_core.Precision.hi)
+
+
 def _ragged(part_bytes: npt.NDArray[np.int64]) -> list[list[int]]:
     return [[int(n) for n in row if n] for row in part_bytes]
