@@ -43,7 +43,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class EvictionTuning:
-    """The eviction policy that missed least on a trace, and what it missed there over LRU in exact mode.
+    """The eviction policy that missed least on a trace, and its missed bytes there over those of LRU.
 
     `expert_memory_bytes` is the memory that it was measured with: with much more or less, another may be best.
     """
@@ -105,7 +105,9 @@ def load_eviction(model_paths: Sequence[str | os.PathLike[str]], expert_memory_b
         _is_number(value) for value in (ratio, tokens, memory_bytes, *parameters.values())
     ):
         return None
-    if stored["name"] not in BUILT_INS or not all(0 <= value <= 1 for value in parameters.values()):
+    if not isinstance(stored["name"], str) or stored["name"] not in BUILT_INS:
+        return None
+    if not all(0 <= value <= 1 for value in parameters.values()):
         return None
     known = {field.name for field in dataclasses.fields(BUILT_INS[stored["name"]])}  # type: ignore[arg-type]
     if not set(parameters) <= known or not 0.75 <= expert_memory_bytes / max(1, memory_bytes) <= 1.25:
