@@ -160,6 +160,29 @@ void bind_engine(py::module_ & m) {
                 return counts;
             },
             "(guessed, selected) experts, for a look-ahead of one layer, two, ...")
+        .def("set_route_log", &Engine::set_route_log, py::arg("log"))
+        .def_property_readonly("alignment", &Engine::alignment)
+        .def_property_readonly("n_expert",
+                               [](const Engine & e) {
+                                   std::vector<uint32_t> n_expert;
+                                   for (const LayerShapes & layer : e.experts().layers) {
+                                       n_expert.push_back(layer.n_expert);
+                                   }
+                                   return n_expert;
+                               })
+        .def(
+            "part_bytes",
+            [](const Engine & e, Precision precision) {
+                std::vector<std::vector<uint64_t>> bytes;
+                for (const CopyLayout & layout : e.layouts().layouts[static_cast<int>(precision)]) {
+                    bytes.emplace_back();
+                    for (const PartLayout & part : layout.parts) {
+                        bytes.back().push_back(part.n_bytes);
+                    }
+                }
+                return bytes;
+            },
+            py::arg("precision"), "Bytes of one expert's matrices, [n_layers][n_matrices].")
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })

@@ -17,6 +17,7 @@ void bind_loader(py::module_ & m) {
         .def_readwrite("stream_bytes", &LoaderOptions::stream_bytes)
         .def_readwrite("max_read_bytes", &LoaderOptions::max_read_bytes)
         .def_readwrite("fill", &LoaderOptions::fill)
+        .def_readwrite("score_source", &LoaderOptions::score_source)
         .def_property(
             "eviction", [](const LoaderOptions & o) { return o.eviction.name; },
             [](LoaderOptions & o, std::string name) { o.eviction.name = std::move(name); })

@@ -80,6 +80,12 @@ class Engine {
 
     Timeline & timeline() { return timeline_; }
 
+    // Records into a log from the next graph on; nullptr: no more. REQUIRES: no graph is being computed.
+    void set_route_log(std::shared_ptr<RouteLog> log) { experts_.route_log = std::move(log); }
+
+    const ModelExperts & experts() const { return experts_; }
+    uint32_t             alignment() const { return reader_ ? reader_->alignment() : 1; }
+
     // Memory besides the arenas of slots: stream buffers, the reader's own, and what looking ahead takes.
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.

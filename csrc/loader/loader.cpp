@@ -18,8 +18,17 @@ Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expe
 Loader::~Loader() = default;
 
 void Loader::on_route(const Routing & routing) {
+    if (impl_->score_source_) {
+        impl_->set_scores(impl_->score_source_->on_route(routing));
+        return;
+    }
     MutexLock lock(impl_->mu_);
     impl_->policy_->on_route(routing);
+}
+
+void Loader::on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) {
+    MutexLock lock(impl_->mu_);
+    impl_->policy_->on_predict(source_layer_idx, uses.data(), static_cast<uint32_t>(uses.size()));
 }
 
 void Loader::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const {
@@ -114,6 +123,10 @@ PrefetchState Loader::prefetch_state() const {
 }
 
 void Loader::reset_sequence() {
+    if (impl_->score_source_) {
+        impl_->set_scores(impl_->score_source_->reset());
+        return;
+    }
     MutexLock lock(impl_->mu_);
     impl_->policy_->reset();
 }

@@ -17,6 +17,7 @@
 #include "io/reader.h"
 #include "policy/eviction.h"
 #include "policy/precision.h"
+#include "policy/score_source.h"
 
 #include <array>
 #include <cstdint>
@@ -35,6 +36,8 @@ struct LoaderOptions {
     uint64_t     max_read_bytes = 2 << 20;  // longer extents are read in pieces of this, in parallel
     bool         fill           = false;    // read what fits as a whole (a class with a slot for every copy) at once
     EvictionSpec eviction;
+    // Instead of `eviction`, if given: a policy that may wait, asked under no lock.
+    std::shared_ptr<ScoreSource> score_source;
 };
 
 struct LoaderStats {
@@ -85,6 +88,9 @@ class Loader {
 
     // Tells the eviction policy what a layer routed; to be followed by begin() for that layer.
     void on_route(const Routing & routing);
+
+    // Tells the eviction policy what is expected; see EvictionPolicy::on_predict.
+    void on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses);
 
     // The best copy of each expert that is resident and complete. expert_idxs [n], best [n].
     void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const;

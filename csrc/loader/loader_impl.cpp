@@ -36,15 +36,22 @@ double lo_cost(const CopyLayouts & layouts) {
     return n_bytes[0] > 0 ? static_cast<double>(n_bytes[1]) / static_cast<double>(n_bytes[0]) : 0.0;
 }
 
+std::unique_ptr<EvictionPolicy> make_policy(const LoaderOptions & options, const EvictionModel & model) {
+    if (options.score_source) {
+        return std::make_unique<TableEviction>(options.score_source->begin(model));
+    }
+    return make_eviction_policy(options.eviction, model);
+}
+
 } // namespace
 
 Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert,
                    const std::vector<uint32_t> & n_slots, const std::vector<Arena> & arenas, ExtentOf extent_of,
                    Reader & reader, const LoaderOptions & options)
-    : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), reader_(reader),
-      max_in_flight_(std::max(reader.queue_depth(), 1u) * 2),
+    : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), score_source_(options.score_source),
+      reader_(reader), max_in_flight_(std::max(reader.queue_depth(), 1u) * 2),
       max_ahead_in_flight_(std::clamp(reader.queue_depth() / 2, 1u, max_ahead_in_flight)),
-      policy_(make_eviction_policy(options.eviction, {n_expert, lo_cost(layouts)})),
+      policy_(make_policy(options, {n_expert, lo_cost(layouts)})),
       cache_(layouts, n_slots, [this](ExpertKey key) { return worth(key); }),
       queue_(reader.alignment(), options.max_read_bytes),
       ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment()) {
@@ -80,6 +87,11 @@ void Loader::Impl::start_filling() {
 
 bool Loader::Impl::fits_as_a_whole(uint32_t class_idx) const {
     return cache_.n_slots(static_cast<int32_t>(class_idx)) >= layouts_.classes[class_idx].n_copies;
+}
+
+void Loader::Impl::set_scores(ScoreTable scores) {
+    MutexLock lock(mu_);
+    static_cast<TableEviction &>(*policy_).set_scores(std::move(scores));
 }
 
 // A hi copy serves whatever its lo copy would, so beside it the lo copy is the first to go.

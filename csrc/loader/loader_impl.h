@@ -76,6 +76,7 @@ struct Loader::Impl {
     void                submit(std::vector<ReadOp> ops) HOBBIT_EXCLUDES(mu_);
     void                check_invariants() const HOBBIT_REQUIRES(mu_);
 
+    void             set_scores(ScoreTable scores) HOBBIT_EXCLUDES(mu_);
     bool             fits_as_a_whole(uint32_t class_idx) const HOBBIT_REQUIRES(mu_); // a slot for every copy
     double           worth(ExpertKey key) const HOBBIT_REQUIRES(mu_);                // of keeping a copy
     SlotLoad &       load_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
@@ -85,9 +86,11 @@ struct Loader::Impl {
     const CopyLayouts &        layouts_;
     const std::vector<Arena> & arenas_; // [class]
     const ExtentOf             extent_of_;
-    Reader &                   reader_;
-    const uint32_t             max_in_flight_;       // operations handed to the reader; the rest can still be cancelled
-    const uint32_t             max_ahead_in_flight_; // ... that read ahead: at most half of the reader's threads
+    // If it is given, policy_ is the table of its scores. Called without mu_.
+    const std::shared_ptr<ScoreSource> score_source_;
+    Reader &                           reader_;
+    const uint32_t max_in_flight_;       // operations handed to the reader; the rest can still be cancelled
+    const uint32_t max_ahead_in_flight_; // ... that read ahead: at most half of the reader's threads
 
     mutable Mutex                             mu_;
     CondVar                                   changed_; // a part became ready or failed, or the last read ended

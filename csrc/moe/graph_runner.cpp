@@ -26,7 +26,7 @@ bool is_no_op(const ggml_tensor * node) {
 } // namespace
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
-    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), gates_(inner) {}
+    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), gates_(inner), recorder_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -60,11 +60,13 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
     begin_pass(graph);
+    recorder_.begin_graph(graph, is_expert_buffer_);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
             gates_.on_node(inner_, node);
+            recorder_.on_node(inner_, node);
             if (filter_.is_selection(node)) {
                 if (Status status = compute_run(); !status.ok()) {
                     return status;
@@ -144,8 +146,10 @@ void GraphRunner::prefetch() {
         model.loader->prefetch({}, view_.part_order); // larger batches need most experts anyway
         return;
     }
-    model.loader->prefetch(planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx)),
-                           view_.part_order);
+    const std::vector<ExpertKey> & keys =
+        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx));
+    model.loader->on_predict(view_.layer_idx, planner_->expected());
+    model.loader->prefetch(keys, view_.part_order);
 }
 
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
@@ -155,7 +159,11 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (Status status = filter_.check(view_); !status.ok()) {
         return status;
     }
+    recorder_.read_weights(view_);
     if (Status status = step_.begin(view_); !status.ok()) {
+        return status;
+    }
+    if (Status status = recorder_.on_layer(view_, step_.ids()); !status.ok()) {
         return status;
     }
     prefetch();

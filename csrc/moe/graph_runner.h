@@ -11,6 +11,7 @@
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
+#include "moe/route_recorder.h"
 #include "moe/router_filter_step.h"
 
 #include <vector>
@@ -52,6 +53,7 @@ class GraphRunner {
     LayerStep        step_;
     GatesAhead       gates_;
     RouterFilterStep filter_;
+    RouteRecorder    recorder_;
 
     std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version
     const ModelExperts *             planned_for_     = nullptr;

@@ -5,6 +5,7 @@
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
+#include "moe/route_log.h"
 #include "policy/precision.h"
 #include "policy/router_filter.h"
 #include "predict/prefetch_planner.h"
@@ -60,10 +61,11 @@ struct ModelExperts {
     PredictorModel   predictor_model;
     PredictionCounts prediction_counts;
     // Lossy, and "none" unless asked for. Set between graphs.
-    RouterFilterOptions router_filter;
-    uint64_t            router_filter_version = 0;
-    std::string         architecture;
-    StepCounters     counters;
+    RouterFilterOptions       router_filter;
+    uint64_t                  router_filter_version = 0;
+    std::string               architecture;
+    std::shared_ptr<RouteLog> route_log; // set between graphs; nullptr: nothing is recorded
+    StepCounters              counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
     void   set_error(const Status & error);

@@ -8,6 +8,7 @@
 #include "policy/lru.h"
 #include "policy/moe_infinity.h"
 #include "policy/multidimensional.h"
+#include "policy/next_use.h"
 #include "policy/ranked_frequency.h"
 #include "policy/two_level_lru.h"
 
@@ -40,6 +41,8 @@ const std::vector<Entry> & entries() {
         entry<Lru>("lru", {}),
         entry<DecayedFrequency>("frequency", {{"decay", 0.98}}, "decay"),
         entry<RankedFrequency>("ranked-frequency", {{"decay", 0.98}, {"later_weight", 0.3}}, "decay", "later_weight"),
+        entry<NextUse>("next-use", {{"decay", 0.98}, {"last_weight", 0.15}, {"layer_weight", 0.5}}, "decay",
+                       "last_weight", "layer_weight"),
         entry<Lfu>("lfu", {}),
         entry<Lfru>("lfru", {}),
         entry<Multidimensional>("multidimensional", {{"lru", 0.25}, {"lfu", 0.25}, {"lhu", 0.25}, {"fld", 0.25}}, "lru",

@@ -127,6 +127,7 @@ const std::vector<ExpertKey> & PrefetchPlanner::plan(const Loader & loader, cons
     }
     guesses_.clear();
     keys_.clear();
+    expected_.clear();
     const uint32_t depth = depth_now(loader);
     const size_t   n     = moe_layers_.size();
     for (uint32_t distance = 1; distance <= depth && guesses_.size() < max_guesses; distance++) {
@@ -171,16 +172,32 @@ bool PrefetchPlanner::add_layer(const Loader & loader, const PrecisionPolicy & p
         bet->n_rows = n_rows;
         bet->expert_idxs.clear();
     }
-    bool any_absent = false;
+    const size_t first      = expected_.size();
+    bool         any_absent = false;
     for (uint32_t r = 0; r < n_rows; r++) {
         any_absent =
             add_row(loader, precision, target, rows_.data() + static_cast<size_t>(r) * target.n_expert, nearness) ||
             any_absent;
+        expect(target, first, rows_.data() + static_cast<size_t>(r) * target.n_expert);
         if (bet != nullptr) {
             bet->expert_idxs.insert(bet->expert_idxs.end(), ids_.begin(), ids_.begin() + model_.n_used);
         }
     }
     return any_absent;
+}
+
+// The candidates of one row among expected_, whose entries from `first` on are of the same layer.
+void PrefetchPlanner::expect(const PredictionTarget & target, size_t first, const float * row) {
+    for (size_t i = 0; i < weights_.size(); i++) {
+        const auto expert_idx = static_cast<uint16_t>(ids_[i]);
+        const auto same = std::find_if(expected_.begin() + static_cast<std::ptrdiff_t>(first), expected_.end(),
+                                       [expert_idx](const ExpectedUse & use) { return use.expert_idx == expert_idx; });
+        if (same == expected_.end()) {
+            expected_.push_back({target.layer_idx, expert_idx, row[expert_idx]});
+        } else {
+            same->probability = std::max(same->probability, row[expert_idx]);
+        }
+    }
 }
 
 // Of sorted ids_: as many as are used, or with "expertflow" those that carry most of the weight.

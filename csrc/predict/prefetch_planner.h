@@ -3,6 +3,7 @@
 
 #include "cache/copy_layout.h"
 #include "loader/loader.h"
+#include "policy/eviction.h"
 #include "policy/precision.h"
 #include "predict/horizon.h"
 #include "predict/prediction_record.h"
@@ -54,6 +55,8 @@ class PrefetchPlanner {
     // What the layers after it will probably want, best first, resident copies included. After observe().
     const std::vector<ExpertKey> & plan(const Loader & loader, const PrecisionPolicy & precision,
                                         const GateLogits & gates);
+    // The same layers' candidates, whatever is resident and in which copy: for the eviction policy. After plan().
+    const std::vector<ExpectedUse> & expected() const { return expected_; }
 
   private:
     struct Guess {
@@ -67,6 +70,7 @@ class PrefetchPlanner {
     };
 
     void     record(const GateLogits & gates);
+    void     expect(const PredictionTarget & target, size_t first, const float * row);
     void     settle(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_tokens);
     uint32_t depth_now(const Loader & loader);
     bool     add_layer(const Loader & loader, const PrecisionPolicy & precision, const PredictionTarget & target,
@@ -93,13 +97,14 @@ class PrefetchPlanner {
     std::vector<int32_t>                                         token_ids_; // of the pass, for the record
     std::vector<int32_t>                                         selected_;  // of the layer at work, for the record
 
-    std::vector<float>     rows_;
-    std::vector<int32_t>   ids_;
-    std::vector<float>     weights_;
-    std::vector<Resident>  resident_;
-    std::vector<Choice>    choices_;
-    std::vector<Guess>     guesses_;
-    std::vector<ExpertKey> keys_;
+    std::vector<float>       rows_;
+    std::vector<int32_t>     ids_;
+    std::vector<float>       weights_;
+    std::vector<Resident>    resident_;
+    std::vector<Choice>      choices_;
+    std::vector<Guess>       guesses_;
+    std::vector<ExpectedUse> expected_; // layer by layer
+    std::vector<ExpertKey>   keys_;
 };
 
 } // namespace hobbit

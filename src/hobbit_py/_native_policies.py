@@ -1,6 +1,8 @@
-"""Turns a precision policy into its native form; one that has none is called back from the core."""
+"""Turns policies into their native forms; one that has none is called back from the core."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from .policies import (
     AlwaysHigh,
     AlwaysLow,
     CachePrior,
+    EvictionPolicy,
     HobbitThresholds,
     MassBudget,
     PrecisionPolicy,
@@ -18,7 +21,10 @@ from .policies import (
     Substitute,
     WeightThresholds,
 )
+from .policies.eviction import BUILT_INS
 from .predict import HybridMaps
+
+_EVICTION_NAMES = {policy: name for name, policy in BUILT_INS.items()}
 
 
 def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
@@ -66,3 +72,25 @@ def to_native_filter(router_filter: RouterFilter) -> tuple[str, float, int]:
     if isinstance(router_filter, Substitute):
         return "substitute", router_filter.margin, router_filter.n_protected
     raise UsageError(f"router_filter is {router_filter!r} and must be a CachePrior or a Substitute.")
+
+
+def set_eviction(options: _core.LoaderOptions, policy: EvictionPolicy) -> None:
+    """Sets the policy that decides what goes.
+
+    A policy that is not a built-in is asked once a layer, before the loader locks, by the thread that computes.
+
+    Raises UsageError for an object that lacks a method of EvictionPolicy.
+    """
+    name = _EVICTION_NAMES.get(type(policy))
+    if name is not None:
+        options.eviction = name
+        options.eviction_parameters = {
+            field.name: float(getattr(policy, field.name))
+            for field in dataclasses.fields(policy)  # type: ignore[arg-type]
+        }
+        return
+    if not isinstance(policy, EvictionPolicy):
+        raise UsageError(
+            f"an eviction policy needs the methods start, on_route, scores and reset; {policy!r} lacks some."
+        )
+    options.score_source = _core.python_eviction(policy)

@@ -14,11 +14,12 @@ from typing import Any
 
 from . import _host
 from ._host import _core, llama_cpp
-from ._native_policies import to_native, to_native_filter, to_native_hybrid, to_native_prefetch
-from .errors import ModelFileError, UsageError
+from ._native_policies import set_eviction, to_native, to_native_filter, to_native_hybrid, to_native_prefetch
+from .choice import choose
+from .errors import HobbitError, ModelFileError, UsageError
 from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
 from .mixed import check_lo, choose_lo, mixed_settings
-from .policies import PrecisionPolicy, Prefetch, RouterFilter, as_prefetch
+from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
 from .stats import Stats
@@ -32,11 +33,13 @@ _OWN_KEYWORDS = frozenset(
     [
         "memory",
         "expert_memory",
+        "preset",
         "precision",
         "lo",
         "lo_share",
         "policy",
         "skip_renorm",
+        "eviction",
         "prefetch",
         "router_filter",
         "warm_start",
@@ -58,20 +61,26 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         model_path: GGUF file, or the first part of a split one.
         memory: Budget of the whole process in bytes, as text ("8GiB"), or "auto": what the system has free.
         expert_memory: Bytes for the expert cache alone, instead of `memory`; for experiments.
-        precision: "exact", "mixed", or "auto": mixed if there is a lo copy.
+        preset: Which published system's policies to run with, see `hobbit_py.policies.PRESETS`. "auto": what
+            `hobbit tune` found best for this model and about this much memory, else the defaults. The arguments below
+            take precedence.
+        precision: "exact", "mixed", or "auto": the preset's, which is mixed for "auto" if there is a lo copy.
         lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
             one beside the model, `<model>.lo-*.gguf`.
         lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
             `mixed.default_lo_share`.
-        policy: Decides in mixed mode which copy of an expert a token gets; see `hobbit_py.policies`. None: the
-            thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
+        policy: Decides in mixed mode which copy of an expert a token gets; an object, or a name of
+            `hobbit_py.policies.registry`, where other packages may add theirs. None: the thresholds that `hobbit tune`
+            found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
         router_filter: `policies.CachePrior` or `policies.Substitute`: prefer resident experts where the router nearly
             does not care. Changes results.
+        eviction: Decides which resident expert goes; likewise. None: the preset's. One written in Python is asked once
+            a layer, by the thread that computes.
         warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the
             run before remembered in the background, as far as there is room. Exact results never change.
         prefetch: Read ahead, while the drive is idle, what the next layers will probably want: True, False, the name of
-            a predictor, or a `policies.Prefetch`. Never changes a result.
+            a predictor, or a `policies.Prefetch`; None: as the preset does. Never changes a result.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
         n_threads: Compute threads; None: every core this process may use.
@@ -102,14 +111,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         *,
         memory: int | str = "auto",
         expert_memory: int | str | None = None,
+        preset: str = "auto",
         precision: str = "auto",
         lo: str | os.PathLike[str] | None = None,
         lo_share: float | None = None,
-        policy: PrecisionPolicy | None = None,
+        policy: PrecisionPolicy | str | None = None,
         skip_renorm: bool = False,
         router_filter: RouterFilter | None = None,
+        eviction: EvictionPolicy | str | None = None,
         warm_start: bool = False,
-        prefetch: bool | str | Prefetch = True,
+        prefetch: bool | str | Prefetch | None = None,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
         n_threads: int | None = None,
@@ -122,9 +133,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
         if lo_share is not None and not 0.0 <= lo_share <= 1.0:
             raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
+        chosen = choose(preset, eviction)
+        if isinstance(policy, str):
+            policy = precision_policy(policy)
         if policy is not None:
             to_native(policy)  # refuses what is none, before anything is loaded
-        prefetch_settings = as_prefetch(prefetch)
+        prefetch_settings = chosen.prefetch(prefetch)
+        router_filter = chosen.router_filter(router_filter)
         expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
         budget_bytes = parse_budget(memory)
         path = os.fspath(model_path)
@@ -132,11 +147,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._own_arguments: dict[str, Any] = {
             "memory": memory,
             "expert_memory": expert_memory,
+            "preset": preset,
             "precision": precision,
             "lo": lo,
             "lo_share": lo_share,
             "policy": policy,
             "skip_renorm": skip_renorm,
+            "eviction": eviction,
             "prefetch": prefetch,
             "router_filter": router_filter,
             "warm_start": warm_start,
@@ -144,10 +161,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._memory_bytes = 0
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
         self.note: str | None = None
+        self.eviction: str | None = None
         self.lo_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
         engine_options = _core.EngineOptions()
-        lo_path = choose_lo(path, lo, precision)
+        lo_path = choose_lo(path, lo, chosen.precision(precision))
         if lo_path is not None:
             engine_options.lo_path = os.fspath(lo_path)
         try:
@@ -216,7 +234,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 loader_options.lo_share = 0.0  # every expert fits in hi
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
         loader_options.fill = prefetch_settings.predictor != "none"
-        engine.set_expert_memory(loader_options)
+        eviction_used, self.eviction = chosen.eviction_for(engine.paths, loader_options.expert_memory_bytes)
+        set_eviction(loader_options, eviction_used)
+        try:
+            engine.set_expert_memory(loader_options)
+        except RuntimeError as error:  # of an eviction policy of one's own
+            self._engine = None  # it has no cache whose figures close() could keep
+            self.close()
+            raise HobbitError(_sentence(str(error))) from error
         self._warm_start = warm_start
         if warm_start:
             copies = load_hot_set(self.model_paths)
@@ -330,6 +355,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             memory_bytes=self._memory_bytes,
             precision="mixed" if engine.has_lo else "exact",
         )
+
+    def reset(self) -> None:
+        """As llama_cpp.Llama's; what the eviction policy keeps of one sequence ends here as well."""
+        super().reset()
+        if self._engine is not None:
+            try:
+                self._engine.reset_sequence()
+            except RuntimeError as error:  # of an eviction policy of one's own
+                raise HobbitError(_sentence(str(error))) from error
 
     def record_predictions(self) -> Callable[[], Recording]:
         """Begins to record what predictors see, for tokens evaluated at most eight at a time; returns how to end that.

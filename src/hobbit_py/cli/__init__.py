@@ -32,6 +32,8 @@ _COMMANDS = {
     "pull": "Fetch a model from the Hugging Face hub.",
     "rm": "Remove a model of the hub from this machine.",
     "serve": "Serve a model to OpenAI clients, with a page to watch it.",
+    "simulate": "Replay a trace: what caches and policies would have done.",
+    "trace": "Record which experts a model chooses over a text.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
 _EXIT_FAILURE = 1

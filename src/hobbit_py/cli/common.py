@@ -32,6 +32,9 @@ class ModelOptions:
     model: Path | None = None
     memory: int | str | None = None
     expert_memory: int | None = None
+    preset: str = "auto"
+    eviction: str | None = None
+    no_prefetch: bool = False
     precision: str = "auto"
     lo: Path | None = None
     ctx: int | None = None
@@ -63,6 +66,15 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     return value
 
 
+_PRESET = click.option(
+    "--preset",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Whose policies to run with, such as baseline or hobbit; auto is what 'hobbit tune' found.",
+)
+_EVICTION = click.option("--eviction", metavar="NAME", help="Which resident expert goes, instead of the preset's.")
+_NO_PREFETCH = click.option("--no-prefetch", is_flag=True, help="Read nothing ahead.")
 _PRECISION = click.option(
     "--precision",
     type=click.Choice(["auto", "exact", "mixed"]),
@@ -78,6 +90,9 @@ _MODEL_PARAMETERS = (
     click.option("--expert-memory", callback=_size, metavar="SIZE", help="Memory of the expert cache alone."),
     click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens."),
     click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads."),
+    _PRESET,
+    _EVICTION,
+    _NO_PREFETCH,
     _PRECISION,
     click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies."),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's log on stderr."),
@@ -191,12 +206,15 @@ def _construct(
         "memory": options.memory,
         "expert_memory": options.expert_memory,
         "lo": options.lo,
+        "eviction": options.eviction,
+        "prefetch": False if options.no_prefetch else None,
         "n_threads": options.threads,
         "n_threads_batch": options.threads,
     }
     try:
         return Llama(
             model_path,
+            preset=options.preset,
             precision=options.precision,
             n_ctx=options.ctx,
             progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .eviction import EvictionPolicy
 from .precision import (
     HI,
     LO,
@@ -14,6 +15,8 @@ from .precision import (
     WeightThresholds,
 )
 from .prefetch import HORIZONS, PREDICTORS, Prefetch, as_prefetch
+from .presets import PRESETS, Preset, preset_of
+from .registry import eviction_policy, precision_policy
 from .router_filter import CachePrior, RouterFilter, Substitute
 
 __all__ = [
@@ -21,16 +24,22 @@ __all__ = [
     "HORIZONS",
     "LO",
     "PREDICTORS",
+    "PRESETS",
     "SKIP",
     "AlwaysHigh",
     "AlwaysLow",
     "CachePrior",
+    "EvictionPolicy",
     "HobbitThresholds",
     "MassBudget",
     "PrecisionPolicy",
     "Prefetch",
+    "Preset",
     "RouterFilter",
     "Substitute",
     "WeightThresholds",
     "as_prefetch",
+    "eviction_policy",
+    "precision_policy",
+    "preset_of",
 ]

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..evaluate import Evaluation, Reference, Windows, evaluate
 from ..policies import WeightThresholds
+from ..simulate.record import Recording, lo_part_bytes, record_trace
+from .eviction import search_eviction
 from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights, skip_thresholds
-from .stored import Tuning
+from .stored import EvictionTuning, Tuning
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -52,6 +54,7 @@ class TuneResult:
     tuning: Tuning
     mix: MixThresholds
     measured: tuple[Measured, ...]
+    eviction: EvictionTuning
     lo_path: str
     model_paths: tuple[str, ...]
 
@@ -127,6 +130,8 @@ def tune(
         if not weights.size:
             raise UsageError("This model has no router whose weights hobbit knows: it always runs in exact mode.")
         mix, lo_path, model_paths = mix_thresholds(weights), llama.lo_path, llama.model_paths
+        assert llama._engine is not None
+        lo_sizes = lo_part_bytes(llama._engine)
         n_scored, n_vocab = windows.n_scored, llama.n_vocab()
         assert lo_path is not None
     finally:
@@ -135,7 +140,9 @@ def tune(
     with Reference(n_scored, n_vocab) as reference:
         llama = open_llama(precision="exact")
         try:
-            exact = run(llama, windows, record=reference)
+            with Recording(llama) as recording:
+                exact = run(llama, windows, record=reference)
+            trace = replace(recording.trace(windows), lo_part_bytes=lo_sizes)
             expert_memory_bytes = llama.stats().expert_memory_bytes
         finally:
             llama.close()
@@ -176,7 +183,38 @@ def tune(
         max_loss=max_loss,
         expert_memory_bytes=expert_memory_bytes,
     )
-    return TuneResult(tuning, mix, tuple(measured), lo_path, model_paths)
+    eviction = search_eviction(
+        trace,
+        expert_memory_bytes,
+        precision=WeightThresholds(tuning.hi_above, tuning.skip_below),
+        lo_share=tuning.lo_share,
+    )
+    return TuneResult(tuning, mix, tuple(measured), eviction, lo_path, model_paths)
+
+
+def tune_eviction(
+    open_llama: Callable[..., Llama],
+    windows_of: Callable[[Llama], Windows],
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[EvictionTuning, tuple[str, ...]]:
+    """The eviction policy for exact mode, and the model's paths; arguments as of `tune`.
+
+    Raises:
+        UsageError: Every expert fits in the memory.
+    """
+    llama = open_llama(precision="exact")
+    try:
+        trace = record_trace(llama, windows_of(llama), progress=progress)
+        stats, model_paths = llama.stats(), llama.model_paths
+    finally:
+        llama.close()
+    if stats.n_evictions == 0 and stats.n_streamed == 0:
+        raise UsageError(
+            "Every expert that the text needs fits in the memory granted, so there is nothing to evict; give the "
+            "--memory or --expert-memory that the model will run with."
+        )
+    return search_eviction(trace, stats.expert_memory_bytes), model_paths
 
 
 def _cheapest(measured: list[Measured], max_loss: float) -> Measured | None:
