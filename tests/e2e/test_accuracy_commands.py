@@ -157,8 +157,6 @@ def test_trace_simulate_and_tune_eviction(tmp_path: Path) -> None:
         (("simulate", "t.npz", "--preset", "hobit"), "did you mean 'hobbit'"),
         (("simulate", "t.npz", "--eviction", "lruu"), "did you mean 'lru'"),
         (("trace", bundled_model(), "--text", sample_text(), "-o", "missing/t.npz"), "There is no folder"),
-        (("generate", bundled_model(), "--prompt", "a", "--preset", "cache-prior"), "router filter"),
-        (("generate", bundled_model(), "--prompt", "a", "--preset", "moe-infinity"), "--no-prefetch"),
     ],
 )
 def test_mistakes_with_policies_are_one_sentence(arguments: tuple[str | Path, ...], named: str) -> None:
