@@ -16,6 +16,13 @@ Loader & loader_of(Engine & engine) {
     return *engine.loader();
 }
 
+DeviceTier & tier_of(Engine & engine) {
+    if (engine.tier() == nullptr) {
+        throw std::logic_error("set_device_memory() was not called");
+    }
+    return *engine.tier();
+}
+
 struct StepCounts {
     uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_scored_rows, dropped_mass_ppm;
 };
@@ -89,6 +96,17 @@ void bind_engine(py::module_ & m) {
             },
             "(message, errno, path) of what made llama_decode fail, or None. Taken once. errno 0 with a path: the file "
             "ended; no path: not a read.")
+        .def("set_device_memory", &Engine::set_device_memory, py::arg("options"),
+             py::call_guard<py::gil_scoped_release>())
+        .def("fill_device_memory", &Engine::fill_device_memory, py::call_guard<py::gil_scoped_release>())
+        .def("set_host_compute", &Engine::set_host_compute, py::arg("host_compute"))
+        .def_property_readonly("all_device_bytes", &Engine::all_device_bytes,
+                               "Slots on the device for every expert in hi.")
+        .def("device_bytes", &Engine::device_bytes, py::arg("options"))
+        .def_property_readonly("has_tier", [](Engine & e) { return e.tier() != nullptr; })
+        .def_property_readonly("device_expert_bytes", &Engine::device_expert_bytes, "Slots on the device.")
+        .def("tier_stats", [](Engine & e) { return tier_of(e).stats(); })
+        .def("check_tier_invariants", [](Engine & e) { tier_of(e).check_invariants(); })
         .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy").none(false),
              py::arg("skip_renorm"))
         .def("set_prefetch", &Engine::set_prefetch, py::arg("prefetch"))

@@ -10,5 +10,6 @@ void bind_engine(pybind11::module_ & m);
 void bind_precision(pybind11::module_ & m);
 void bind_memory(pybind11::module_ & m);
 void bind_loader(pybind11::module_ & m);
+void bind_tier(pybind11::module_ & m);
 
 } // namespace hobbit

@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, m) {
     hobbit::bind_errors(m);
     hobbit::bind_precision(m);
     hobbit::bind_loader(m);
+    hobbit::bind_tier(m);
     hobbit::bind_engine(m);
     hobbit::bind_memory(m);
 }

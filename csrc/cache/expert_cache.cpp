@@ -62,7 +62,7 @@ int32_t ExpertCache::pick_victim(const Pool & pool, double & score) const {
     return victim;
 }
 
-SlotRef ExpertCache::insert(ExpertKey key, Admission admission) {
+SlotRef ExpertCache::insert(ExpertKey key, Admission admission, double margin) {
     const size_t index = index_of(key);
     assert(is_absent(slot_of_[index]));
     SlotRef ref;
@@ -71,7 +71,7 @@ SlotRef ExpertCache::insert(ExpertKey key, Admission admission) {
     if (pool.free.empty()) {
         double score = 0;
         ref.slot_idx = pick_victim(pool, score);
-        if (ref.slot_idx < 0 || (admission == Admission::if_better && score_(key) < score)) {
+        if (ref.slot_idx < 0 || (admission == Admission::if_better && score_(key) < score + margin)) {
             return {};
         }
         slot_of_[index_of(at(ref).key)] = {};

@@ -34,6 +34,7 @@ struct LoaderOptions {
     uint64_t    max_read_bytes      = 2 << 20;  // longer extents are read in pieces of this, in parallel
     bool        fill                = false; // read what fits as a whole (a class with a slot for every copy) at once
     std::string eviction            = "frequency";
+    MakeArena   make_arena; // of slots and stream buffers; empty: ordinary memory
 };
 
 struct LoaderStats {

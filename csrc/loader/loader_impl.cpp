@@ -28,7 +28,7 @@ Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_
       max_in_flight_(std::max(reader.queue_depth(), 1u) * 2), policy_(make_eviction_policy(options.eviction, n_expert)),
       cache_(layouts, n_slots, [this](ExpertKey key) { return worth(key); }),
       queue_(reader.alignment(), options.max_read_bytes),
-      ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment()) {
+      ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment(), options.make_arena) {
     for (const uint32_t n : n_slots) {
         loads_.emplace_back(n);
     }

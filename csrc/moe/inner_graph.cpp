@@ -1,6 +1,8 @@
 #include "moe/inner_graph.h"
 
-#include <cstring>
+#include "ggml-impl.h" // ggml_cgraph
+
+#include <utility>
 
 namespace hobbit {
 
@@ -44,6 +46,13 @@ void InnerGraph::add(ggml_tensor * node) {
     ++n_nodes_;
 }
 
+void InnerGraph::add_over(ggml_tensor * node, ggml_tensor * weights, ggml_tensor * ids) {
+    replaced_.push_back({node, node->src[0], node->src[2]});
+    node->src[0] = weights;
+    node->src[2] = ids != nullptr ? ids : node->src[2];
+    add(node);
+}
+
 void InnerGraph::add_made(ggml_tensor * node) {
     node->flags |= GGML_TENSOR_FLAG_COMPUTE;
     add(node);
@@ -64,7 +73,7 @@ ggml_tensor * InnerGraph::indices(const int32_t * values, int64_t n) {
     }
     char *        at = index_scratch_.data() + static_cast<size_t>(n_indices_) * sizeof(int32_t);
     ggml_tensor * t  = tensor_over(GGML_TYPE_I32, n, 1, 1, index_scratch_.buffer(), at);
-    ggml_backend_tensor_set(t, values, 0, static_cast<size_t>(n) * sizeof(int32_t));
+    ggml_backend_tensor_set_async(backend_, t, values, 0, static_cast<size_t>(n) * sizeof(int32_t));
     n_indices_ += (n + 15) / 16 * 16; // keeps every array aligned to 64 bytes
     return t;
 }
@@ -77,19 +86,46 @@ bool InnerGraph::has_room(int n_tensors, int64_t n_indices) const {
 }
 
 void InnerGraph::clear() {
+    for (const Replaced & r : replaced_) {
+        r.node->src[0] = r.weights;
+        r.node->src[2] = r.ids;
+    }
+    replaced_.clear();
     ggml_graph_clear(graph_);
     ggml_reset(tensors_.get());
-    n_nodes_   = 0;
-    n_indices_ = 0;
+    n_nodes_ = 0;
+    if (!submitted_) { // else the device may still read them
+        n_indices_ = 0;
+    }
 }
 
-Status InnerGraph::compute() {
-    const ggml_status status = empty() ? GGML_STATUS_SUCCESS : ggml_backend_graph_compute(backend_, graph_);
-    clear();
+Status InnerGraph::start() {
+    ggml_cgraph run = *graph_;
+    if (parent_ != nullptr) {
+        run.visited_hash_set = parent_->visited_hash_set;
+        run.use_counts       = parent_->use_counts;
+    }
+    const ggml_status status = empty() ? GGML_STATUS_SUCCESS : ggml_backend_graph_compute_async(backend_, &run);
+    submitted_               = submitted_ || !empty();
     if (status != GGML_STATUS_SUCCESS) {
         return Status::error(std::string("the device could not compute: ") + ggml_status_to_string(status));
     }
     return {};
+}
+
+Status InnerGraph::submit() {
+    const Status status = start();
+    clear();
+    return status;
+}
+
+Status InnerGraph::compute() {
+    const Status status = start();
+    if (std::exchange(submitted_, false)) {
+        ggml_backend_synchronize(backend_);
+    }
+    clear();
+    return status;
 }
 
 } // namespace hobbit

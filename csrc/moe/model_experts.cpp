@@ -1,8 +1,17 @@
 #include "moe/model_experts.h"
 
+#include <cstddef>
 #include <utility>
 
 namespace hobbit {
+
+namespace {
+
+alignas(64) std::byte buffer_anchor[64];
+
+} // namespace
+
+ModelExperts::ModelExperts() : host_buffer(ggml_backend_cpu_buffer_from_ptr(buffer_anchor, sizeof(buffer_anchor))) {}
 
 void ModelExperts::set_error(const Status & error) {
     MutexLock lock(mu_);

@@ -1,6 +1,7 @@
 #include "moe/precision_step.h"
 
 #include "ggml-backend.h"
+#include "tier/device_tier.h"
 
 #include <algorithm>
 #include <memory>
@@ -28,7 +29,12 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     const auto              n = static_cast<uint32_t>(selected_.size());
     std::unique_ptr<bool[]> is_resident(new bool[n]);
     for (Precision precision : {Precision::lo, Precision::hi}) {
-        view.model->loader->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
+        // What is on the device costs nothing; everything below it does.
+        if (view.model->tier != nullptr) {
+            view.model->tier->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
+        } else {
+            view.model->loader->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
+        }
         for (uint32_t i = 0; i < n; ++i) {
             if (is_resident[i]) {
                 resident_of_[static_cast<size_t>(selected_[i])] =

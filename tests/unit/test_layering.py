@@ -18,13 +18,14 @@ MAY_INCLUDE = {
     "policy": set(),
     "store": set(),
     "loader": {"io", "cache", "policy"},
-    "moe": {"loader", "cache", "policy"},
+    "tier": {"cache", "policy"},
+    "moe": {"loader", "tier", "cache", "policy"},
     "device": {"moe"},
-    "engine": {"io", "cache", "policy", "store", "loader", "moe", "device"},
-    "bindings": {"io", "cache", "policy", "store", "loader", "moe", "device", "engine"},
+    "engine": {"io", "cache", "policy", "store", "loader", "tier", "moe", "device"},
+    "bindings": {"io", "cache", "policy", "store", "loader", "tier", "moe", "device", "engine"},
 }
 # ggml's types stop below these: what they hold can be tested without it.
-WITHOUT_GGML = {"base", "io", "cache", "policy", "loader"}
+WITHOUT_GGML = {"base", "io", "cache", "policy", "loader", "tier"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 
 

@@ -32,6 +32,9 @@ class ModelOptions:
     model: Path | None = None
     memory: int | str | None = None
     expert_memory: int | None = None
+    vram: int | str | None = None
+    device: str | None = None
+    unified: bool = False
     precision: str = "auto"
     lo: Path | None = None
     ctx: int | None = None
@@ -76,6 +79,9 @@ _MODEL_PARAMETERS = (
         "--memory", callback=_size_or_auto, metavar="SIZE|auto", help="Memory of the whole process. [default: auto]"
     ),
     click.option("--expert-memory", callback=_size, metavar="SIZE", help="Memory of the expert cache alone."),
+    click.option("--vram", callback=_size_or_auto, metavar="SIZE|auto", help="Use a GPU, and this much of its memory."),
+    click.option("--device", metavar="NAME", help="Device that computes. [default: CPU; the first GPU with --vram]"),
+    click.option("--unified", is_flag=True, help="The GPU shares the main memory (detected where the device says so)."),
     click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens."),
     click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads."),
     _PRECISION,
@@ -180,6 +186,9 @@ def _construct(
     given: dict[str, Any] = {
         "memory": options.memory,
         "expert_memory": options.expert_memory,
+        "vram": options.vram,
+        "device": options.device,
+        "unified": options.unified or None,
         "lo": options.lo,
         "n_threads": options.threads,
         "n_threads_batch": options.threads,
