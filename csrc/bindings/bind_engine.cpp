@@ -62,7 +62,12 @@ void bind_engine(py::module_ & m) {
         .def_property_readonly("lo_expert_bytes", &Engine::lo_expert_bytes)
         .def_property_readonly("token_slot_bytes", &Engine::token_slot_bytes,
                                "Slots for one token's experts of one layer, every size class counted.")
-        .def_property_readonly("all_slots_bytes", &Engine::all_slots_bytes, "Slots for every expert in hi.")
+        .def_property_readonly(
+            "all_slots_bytes", [](const Engine & e) { return e.all_slots_bytes(Precision::hi); },
+            "Slots for every expert in hi.")
+        .def_property_readonly(
+            "all_lo_slots_bytes", [](const Engine & e) { return e.all_slots_bytes(Precision::lo); },
+            "Slots for every expert in lo.")
         .def_property_readonly("paths", [](const Engine & e) { return e.model().paths(); })
         .def_property_readonly("architecture",
                                [](const Engine & e) { return e.model().get_string("general.architecture"); })

@@ -11,10 +11,13 @@ namespace {
 uint64_t region_bytes(uint64_t n_bytes, uint64_t align) { return align_up(n_bytes, align) + align; }
 
 struct ClassShape {
-    Precision             precision = Precision::hi;
+    Precision             precision     = Precision::hi;
+    uint64_t              slot_multiple = 1;
     std::vector<uint64_t> regions;
 
-    bool operator==(const ClassShape & o) const { return precision == o.precision && regions == o.regions; }
+    bool operator==(const ClassShape & o) const {
+        return precision == o.precision && slot_multiple == o.slot_multiple && regions == o.regions;
+    }
 };
 
 uint64_t total_bytes(const SizeClass & size_class) { return size_class.n_copies * size_class.slot_bytes; }
@@ -52,6 +55,7 @@ CopyLayouts make_layouts(const std::vector<CopySpec> & specs, uint64_t align,
         uint64_t   slot_bytes = 0;
         layout.n_expert       = spec.n_expert;
         shape.precision       = spec.precision;
+        shape.slot_multiple   = spec.slot_multiple;
         for (const CopySpec::Part & part : spec.parts) {
             layout.parts.push_back(place(part, slot_bytes, align));
             shape.regions.push_back(region(part, align));
@@ -64,7 +68,7 @@ CopyLayouts make_layouts(const std::vector<CopySpec> & specs, uint64_t align,
             shapes.push_back(shape);
             SizeClass size_class;
             size_class.precision  = spec.precision;
-            size_class.slot_bytes = slot_bytes;
+            size_class.slot_bytes = (slot_bytes + spec.slot_multiple - 1) / spec.slot_multiple * spec.slot_multiple;
             out.classes.push_back(size_class);
         }
         SizeClass & size_class = out.classes[class_idx];

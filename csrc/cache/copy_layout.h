@@ -44,6 +44,7 @@ struct CopySpec {
         uint64_t device_bytes  = 0; // what a device wants allocated for it, padding included
     };
     std::vector<Part> parts;
+    uint64_t          slot_multiple = 1; // slots are a multiple of this apart: GPU kernels count in blocks of a type
 };
 
 struct CopyLayouts {

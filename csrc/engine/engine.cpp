@@ -121,6 +121,7 @@ void Engine::check_pair() const {
 void Engine::describe_layers() {
     std::vector<CopySpec>      specs;
     ggml_backend_buffer_type_t device_type = ggml_backend_dev_buffer_type(inner_device_);
+    const bool                 is_gpu      = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
     const auto                 describe    = [&](const ExpertStore & store, Precision precision) {
         for (const ExpertLayer & layer : store.layers()) {
             if (hi_store_.find_layer(layer.layer_idx) == nullptr) {
@@ -131,6 +132,8 @@ void Engine::describe_layers() {
             spec.precision = precision;
             spec.n_expert  = layer.n_expert;
             spec.n_used    = n_expert_used_;
+            // A CPU multiplies by slots wherever they are.
+            spec.slot_multiple = is_gpu ? drive_alignment : 1;
             if (experts_.layers.size() <= layer.layer_idx) {
                 experts_.layers.resize(layer.layer_idx + 1u);
             }
@@ -138,9 +141,10 @@ void Engine::describe_layers() {
             shapes.n_expert      = layer.n_expert;
             for (const ExpertMatrix & m : layer.matrices) {
                 ggml_tensor matrix{};
-                matrix.type  = m.type;
-                matrix.ne[0] = m.n_in;
-                matrix.ne[1] = m.n_out;
+                spec.slot_multiple = is_gpu ? std::lcm(spec.slot_multiple, ggml_type_size(m.type)) : 1;
+                matrix.type        = m.type;
+                matrix.ne[0]       = m.n_in;
+                matrix.ne[1]       = m.n_out;
                 matrix.ne[2] = matrix.ne[3] = 1;
                 matrix.nb[0]                = ggml_type_size(m.type);
                 matrix.nb[1]                = ggml_row_size(m.type, m.n_in);
@@ -299,10 +303,10 @@ uint64_t Engine::token_slot_bytes() const {
     return bytes;
 }
 
-uint64_t Engine::all_slots_bytes() const {
+uint64_t Engine::all_slots_bytes(Precision precision) const {
     uint64_t bytes = 0;
     for (const SizeClass & c : layouts_.classes) {
-        bytes += c.precision == Precision::hi ? c.slot_bytes * c.n_copies : 0;
+        bytes += c.precision == precision ? c.slot_bytes * c.n_copies : 0;
     }
     return bytes;
 }

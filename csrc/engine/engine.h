@@ -76,7 +76,7 @@ class Engine {
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.
     uint64_t token_slot_bytes() const;
-    uint64_t all_slots_bytes() const; // every expert in hi
+    uint64_t all_slots_bytes(Precision precision) const; // every expert
 
     const StepCounters & counters() const { return experts_.counters; }
     // What made llama_decode fail; ok if nothing did. Taken once.

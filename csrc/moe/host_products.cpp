@@ -28,6 +28,8 @@ HostProducts::HostProducts(ggml_backend_t device)
       matmul_(host_.get()) {}
 
 void HostProducts::set_n_threads(int n_threads) {
+    // The thread that copies spins while it waits for the device: sharing its core would delay all the others.
+    n_threads -= n_threads > 2 ? 1 : 0;
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(host_.get()));
     if (auto set = reinterpret_cast<ggml_backend_set_n_threads_t>(
             ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"))) {
@@ -81,9 +83,8 @@ Status HostProducts::add(const ExpertNode & node, const LayerView & view, const 
     Mirror & mirror = mirror_of(node);
     for (uint32_t i : key_idxs) {
         mirror.key_idxs.push_back(i);
-        added_bytes_ += weights.layouts().of(weights.key(i)).parts[node.part_idx].n_bytes;
-        added_rows_ = std::max(added_rows_, step.n_rows(i));
-        added_parts_++;
+        const uint64_t n_bytes = weights.layouts().of(weights.key(i)).parts[node.part_idx].n_bytes;
+        added_.add(weights.key(i).precision, n_bytes, step.n_rows(i));
     }
     return matmul_.add_rows(graph_, mirror.node, view, step, weights, key_idxs);
 }
@@ -92,32 +93,36 @@ Status HostProducts::compute(const LayerStep & step) {
     using Clock          = std::chrono::steady_clock;
     const auto   started = Clock::now();
     const Status status  = graph_.compute();
-    duration_us_         = std::chrono::duration<double, std::micro>(Clock::now() - started).count();
-    n_bytes_             = std::exchange(added_bytes_, 0);
-    n_rows_              = std::exchange(added_rows_, 0);
-    n_parts_             = std::exchange(added_parts_, 0);
+    work_                = std::exchange(added_, {});
+    work_.duration_us    = std::chrono::duration<double, std::micro>(Clock::now() - started).count();
     for (size_t i = 0; i < n_mirrors_; i++) {
-        for (uint32_t key_idx : mirrors_[i].key_idxs) {
-            send_rows(mirrors_[i], step, key_idx);
-        }
+        send_rows(mirrors_[i], step);
         mirrors_[i].key_idxs.clear();
     }
     return status;
 }
 
-void HostProducts::send_rows(const Mirror & mirror, const LayerStep & step, uint32_t key_idx) {
+// Neighbours go in one piece.
+void HostProducts::send_rows(const Mirror & mirror, const LayerStep & step) {
+    rows_.clear();
+    for (uint32_t key_idx : mirror.key_idxs) {
+        rows_.insert(rows_.end(), step.rows(key_idx), step.rows(key_idx) + step.n_rows(key_idx));
+    }
+    std::sort(rows_.begin(), rows_.end());
     const size_t row_bytes = mirror.output.nb[1];
-    for (uint32_t i = 0; i < step.n_rows(key_idx); i++) {
-        const size_t offset = step.rows(key_idx)[i] * row_bytes;
-        ggml_backend_tensor_set_async(device_, mirror.original, mirror.output_data.data() + offset, offset, row_bytes);
+    for (size_t first = 0, end = 0; first < rows_.size(); first = end) {
+        for (end = first + 1; end < rows_.size() && rows_[end] == rows_[end - 1] + 1; end++) {
+        }
+        const size_t offset = rows_[first] * row_bytes;
+        ggml_backend_tensor_set_async(device_, mirror.original, mirror.output_data.data() + offset, offset,
+                                      (end - first) * row_bytes);
     }
 }
 
 void HostProducts::clear() {
     graph_.clear();
-    n_mirrors_   = 0;
-    added_bytes_ = 0;
-    added_rows_ = added_parts_ = 0;
+    n_mirrors_ = 0;
+    added_     = {};
 }
 
 } // namespace hobbit

@@ -3,6 +3,7 @@
 
 #include "moe/expert_matmul.h"
 #include "moe/loaded_weights.h"
+#include "tier/tier_costs.h"
 
 #include <deque>
 #include <vector>
@@ -26,10 +27,7 @@ class HostProducts {
     void clear();
 
     // Of what compute() did last.
-    uint64_t n_bytes() const { return n_bytes_; } // of matrices
-    uint32_t n_rows() const { return n_rows_; }   // the most for one matrix
-    uint32_t n_parts() const { return n_parts_; }
-    double   duration_us() const { return duration_us_; }
+    const HostWork & work() const { return work_; }
 
   private:
     // A node's twin over copies of its input and output.
@@ -44,7 +42,7 @@ class HostProducts {
     };
 
     Mirror & mirror_of(const ExpertNode & node);
-    void     send_rows(const Mirror & mirror, const LayerStep & step, uint32_t key_idx);
+    void     send_rows(const Mirror & mirror, const LayerStep & step);
 
     ggml_backend_t     device_;
     GgmlBackendPtr     host_;
@@ -54,13 +52,9 @@ class HostProducts {
     std::deque<Mirror> mirrors_; // kept for their memory; addresses stay
     size_t             n_mirrors_ = 0;
 
-    uint64_t n_bytes_     = 0;
-    uint32_t n_rows_      = 0;
-    uint32_t n_parts_     = 0;
-    double   duration_us_ = 0;
-    uint64_t added_bytes_ = 0;
-    uint32_t added_rows_  = 0;
-    uint32_t added_parts_ = 0;
+    HostWork              work_;  // of the last compute()
+    HostWork              added_; // since
+    std::vector<uint32_t> rows_;
 };
 
 } // namespace hobbit

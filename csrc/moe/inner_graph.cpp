@@ -2,6 +2,7 @@
 
 #include "ggml-impl.h" // ggml_cgraph
 
+#include <algorithm>
 #include <utility>
 
 namespace hobbit {
@@ -73,7 +74,8 @@ ggml_tensor * InnerGraph::indices(const int32_t * values, int64_t n) {
     }
     char *        at = index_scratch_.data() + static_cast<size_t>(n_indices_) * sizeof(int32_t);
     ggml_tensor * t  = tensor_over(GGML_TYPE_I32, n, 1, 1, index_scratch_.buffer(), at);
-    ggml_backend_tensor_set_async(backend_, t, values, 0, static_cast<size_t>(n) * sizeof(int32_t));
+    index_values_.resize(max_indices);
+    std::copy(values, values + n, index_values_.begin() + n_indices_);
     n_indices_ += (n + 15) / 16 * 16; // keeps every array aligned to 64 bytes
     return t;
 }
@@ -96,6 +98,7 @@ void InnerGraph::clear() {
     n_nodes_ = 0;
     if (!submitted_) { // else the device may still read them
         n_indices_ = 0;
+        n_sent_    = 0;
     }
 }
 
@@ -104,6 +107,20 @@ Status InnerGraph::start() {
     if (parent_ != nullptr) {
         run.visited_hash_set = parent_->visited_hash_set;
         run.use_counts       = parent_->use_counts;
+    }
+    if (n_indices_ > n_sent_) {
+        ggml_tensor all = {};
+        all.type        = GGML_TYPE_I32;
+        all.ne[0]       = max_indices;
+        all.ne[1] = all.ne[2] = all.ne[3] = 1;
+        all.nb[0]                         = sizeof(int32_t);
+        all.nb[1] = all.nb[2] = all.nb[3] = max_indices * sizeof(int32_t);
+        all.buffer                        = index_scratch_.buffer();
+        all.data                          = index_scratch_.data();
+        ggml_backend_tensor_set_async(backend_, &all, index_values_.data() + n_sent_,
+                                      static_cast<size_t>(n_sent_) * sizeof(int32_t),
+                                      static_cast<size_t>(n_indices_ - n_sent_) * sizeof(int32_t));
+        n_sent_ = n_indices_;
     }
     const ggml_status status = empty() ? GGML_STATUS_SUCCESS : ggml_backend_graph_compute_async(backend_, &run);
     submitted_               = submitted_ || !empty();

@@ -64,7 +64,7 @@ class InnerGraph {
     ggml_tensor * tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_backend_buffer_t buffer,
                               void * data);
 
-    // n indices on the device, as an I32 tensor [n]. nullptr: out of memory.
+    // n indices on the device, as an I32 tensor [n]; they get there with the run. nullptr: out of memory.
     ggml_tensor * indices(const int32_t * values, int64_t n);
 
     // Whether n more tensors, nodes and index values fit before compute() must be called.
@@ -98,9 +98,12 @@ class InnerGraph {
     int            node_limit_ = 0;
     int            n_nodes_    = 0;
     int64_t        n_indices_  = 0;
+    int64_t        n_sent_     = 0;     // indices that are on the device
     bool           submitted_  = false; // and not waited for
     DeviceScratch  index_scratch_;
 
+    // [max_indices]. Sent at once: a small copy waits its turn behind those of experts.
+    std::vector<int32_t>  index_values_;
     const ggml_cgraph *   parent_ = nullptr;
     std::vector<Replaced> replaced_;
 };

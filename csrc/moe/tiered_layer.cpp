@@ -65,11 +65,17 @@ void TieredLayer::plan() {
     std::vector<MissingExpert>    experts;
     for (uint32_t i : missing_) {
         const CopyLayout & layout = layouts.of(step_->keys()[i]);
-        experts.push_back({step_->n_rows(i), layout.parts[parts.front()].n_bytes,
+        experts.push_back({step_->keys()[i].precision, step_->n_rows(i), layout.parts[parts.front()].n_bytes,
                            static_cast<uint32_t>(parts.size() - 1), layout.parts[parts.back()].n_bytes});
     }
     if (with_host) {
-        plan_ = plan_step(experts, view_->model->tier->costs());
+        plan_                = plan_step(experts, view_->model->tier->costs());
+        const auto uses_host = [](const std::vector<Place> & places) {
+            return std::find(places.begin(), places.end(), Place::host) != places.end();
+        };
+        if (std::none_of(plan_.places.begin(), plan_.places.end(), uses_host)) {
+            view_->model->tier->on_host_unused();
+        }
     } else {
         plan_.places.assign(missing_.size(), std::vector<Place>(parts.size(), Place::device));
     }
@@ -242,8 +248,8 @@ Status TieredLayer::compute_host(InnerGraph & inner) {
 
 Status TieredLayer::run_host() {
     const Status status = host_->compute(*step_);
-    if (host_->n_parts() > 0) {
-        view_->model->tier->on_host_product(host_->n_bytes(), host_->n_rows(), host_->n_parts(), host_->duration_us());
+    if (host_->work().n_parts > 0) {
+        view_->model->tier->on_host_work(host_->work());
     }
     return status;
 }
@@ -363,7 +369,9 @@ void TieredLayer::promote() {
             parts[p] = is_whole ? load.data(lease_idx, p) : nullptr;
         }
         if (is_whole) {
-            view_->model->tier->promote(step_->keys()[i], parts, hold);
+            // A prompt needs nearly every expert once: what it would bring says little of what decoding needs, and
+            // takes the link from what it waits for.
+            view_->model->tier->promote(step_->keys()[i], parts, hold, view_->n_tokens() > max_host_tokens);
         }
     }
 }

@@ -83,11 +83,15 @@ std::unique_ptr<TierStep> DeviceTier::begin(const std::vector<ExpertKey> & keys)
     return std::make_unique<TierStep>(*this, std::move(slots), keys);
 }
 
-bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold) {
+bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold,
+                         bool only_free) {
     std::vector<CopyJob> jobs;
     {
         MutexLock lock(mu_);
         if (cache_.find(key) || (n_promoting_ >= max_promotions && promoting_bytes_ >= max_promoted_bytes)) {
+            return false;
+        }
+        if (only_free && cache_.n_free(static_cast<int32_t>(layouts_.of(key).class_idx)) == 0) {
             return false;
         }
         const SlotRef slot = cache_.insert(key, Admission::if_better, options_.promotion_margin);
@@ -176,11 +180,16 @@ void DeviceTier::fix_complete_layers() {
     }
 }
 
-void DeviceTier::on_host_product(uint64_t n_bytes, uint32_t n_rows, uint32_t n_parts, double duration_us) {
+void DeviceTier::on_host_work(const HostWork & work) {
     MutexLock lock(mu_);
-    meter_.on_host_product(n_bytes, n_rows, duration_us);
-    stats_.n_host_parts += n_parts;
-    stats_.host_us += static_cast<uint64_t>(duration_us);
+    meter_.on_host_work(work);
+    stats_.n_host_parts += work.n_parts;
+    stats_.host_us += static_cast<uint64_t>(work.duration_us);
+}
+
+void DeviceTier::on_host_unused() {
+    MutexLock lock(mu_);
+    meter_.on_host_unused();
 }
 
 TierCosts DeviceTier::costs() {

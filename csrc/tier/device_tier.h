@@ -26,7 +26,7 @@ struct TierOptions {
     uint64_t    expert_bytes     = 0;        // slots
     double      lo_share         = 0.5;      // of expert_bytes, for lo copies (if the model has any)
     uint64_t    ring_bytes       = 64 << 20; // at least three buffers of the largest matrix are made, at most 64
-    uint64_t    chunk_bytes      = 2 << 20;
+    uint64_t    chunk_bytes      = 4 << 20;
     double      promotion_margin = 1.0; // uses that a newcomer must be ahead of what would go: less is noise
     std::string eviction         = "frequency";
 };
@@ -84,8 +84,9 @@ class DeviceTier {
 
     // Copies an expert into a slot in the background if it is worth more than what would go. `parts` [part] is its data
     // in the host's memory, which `hold` keeps as it is. False: it is there or on its way, or not worth it, or enough
-    // others are on their way.
-    bool promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold);
+    // others are on their way. With `only_free`, nothing goes for it.
+    bool promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold,
+                 bool only_free = false);
     // Waits for all promotions.
     void finish_promotions();
 
@@ -96,7 +97,8 @@ class DeviceTier {
         return layer_idx < fixed_slots_.size() ? fixed_slots_[layer_idx] : -1;
     }
 
-    void      on_host_product(uint64_t n_bytes, uint32_t n_rows, uint32_t n_parts, double duration_us);
+    void      on_host_work(const HostWork & work);
+    void      on_host_unused();
     TierCosts costs();
     TierStats stats() const;
     // [n_expert] of 0 absent, 1 being copied, 2 ready.

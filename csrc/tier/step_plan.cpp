@@ -6,8 +6,8 @@ namespace hobbit {
 
 namespace {
 
-double host_us(uint64_t n_bytes, uint32_t n_rows, const TierCosts & costs) {
-    return static_cast<double>(n_bytes) * costs.host_us_per_byte * (1.0 + host_row_share * (n_rows - 1));
+double host_us(const MissingExpert & e, uint64_t n_bytes, const TierCosts & costs) {
+    return effective_bytes(n_bytes, e.n_rows) * costs.host_us_per_byte[static_cast<int>(e.precision)];
 }
 
 } // namespace
@@ -20,8 +20,7 @@ StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts &
         order[i] = i;
     }
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-        return host_us(experts[a].last_bytes, experts[a].n_rows, costs) >
-               host_us(experts[b].last_bytes, experts[b].n_rows, costs);
+        return host_us(experts[a], experts[a].last_bytes, costs) > host_us(experts[b], experts[b].last_bytes, costs);
     });
 
     // Prefix sums over the first matrices (n of them copied) and the last ones.
@@ -30,10 +29,10 @@ StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts &
         const MissingExpert & e = experts[i];
         for (uint32_t j = 0; j < e.n_first; j++) {
             first_copy.push_back(first_copy.back() + static_cast<double>(e.first_bytes) * costs.copy_us_per_byte);
-            first_host.push_back(first_host.back() + host_us(e.first_bytes, e.n_rows, costs));
+            first_host.push_back(first_host.back() + host_us(e, e.first_bytes, costs));
         }
         last_copy.push_back(last_copy.back() + static_cast<double>(e.last_bytes) * costs.copy_us_per_byte);
-        last_host.push_back(last_host.back() + host_us(e.last_bytes, e.n_rows, costs));
+        last_host.push_back(last_host.back() + host_us(e, e.last_bytes, costs));
     }
 
     StepPlan best;

@@ -5,6 +5,8 @@
 // already on the way, which no split by expert or by layer can use.
 #pragma once
 
+#include "base/types.h"
+
 #include <cstdint>
 #include <vector>
 
@@ -13,22 +15,29 @@ namespace hobbit {
 // Measured while tokens are computed; what they start with is a desktop's order of magnitude.
 struct TierCosts {
     double copy_us_per_byte = 1.0 / 20e3; // host to device
-    double host_us_per_byte = 1.0 / 40e3; // one row times a matrix in main memory
-    double host_sync_us     = 60;         // to bring a layer's rows to the host and back, once for each stage
+    // One row times a matrix in main memory; the types of lo copies cost more a byte.
+    double host_us_per_byte[n_precisions] = {1.0 / 40e3, 1.0 / 20e3};
+    double host_sync_us                   = 60; // to bring a layer's rows to the host and back, once for each stage
 };
 
 // A host product with several rows reads the matrix once; beyond the first, a row costs this share of it. Measured on
 // AVX-512 and AVX2 cores with Q8_0: 0.1 to 0.3.
 inline constexpr double host_row_share = 0.2;
 
+// The bytes that take the host as long with one row.
+inline double effective_bytes(uint64_t n_bytes, uint32_t n_rows) {
+    return static_cast<double>(n_bytes) * (1.0 + host_row_share * (n_rows > 0 ? n_rows - 1 : 0));
+}
+
 enum class Place : uint8_t { device, host };
 
 // An expert that is not on the device.
 struct MissingExpert {
-    uint32_t n_rows      = 1; // tokens of the batch that selected it
-    uint64_t first_bytes = 0; // of each of its first matrices (up, gate)
-    uint32_t n_first     = 2; // how many of them
-    uint64_t last_bytes  = 0; // of its last (down)
+    Precision precision   = Precision::hi;
+    uint32_t  n_rows      = 1; // tokens of the batch that selected it
+    uint64_t  first_bytes = 0; // of each of its first matrices (up, gate)
+    uint32_t  n_first     = 2; // how many of them
+    uint64_t  last_bytes  = 0; // of its last (down)
 };
 
 struct StepPlan {

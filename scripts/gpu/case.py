@@ -66,11 +66,15 @@ def load_stock(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
 def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
     import hobbit_py  # only here: stock runs need no hobbit
 
-    given = {
+    given: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("vram", "expert_vram", "memory", "expert_memory", "lo", "device", "lo_share")
         if getattr(options, name) is not None
     }
+    if options.t1 is not None:
+        from hobbit_py.policies import HobbitThresholds
+
+        given["policy"] = HobbitThresholds(options.t1, options.t2)
     model: llama_cpp.Llama = hobbit_py.Llama(
         options.model,
         precision=options.precision,
@@ -149,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model")
     parser.add_argument("--prompt-file", type=Path, required=True)
     parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--prompts", type=int, default=2, help="measured prompts (2)")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts after the first, which is not measured (4)")
     parser.add_argument("--decode", type=int, default=160)
     parser.add_argument("--warm", type=int, default=32, help="of these, decoded before measuring (32)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -164,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="exact", choices=["exact", "mixed", "auto"])
     parser.add_argument("--lo", help="hobbit: the low-precision copy")
     parser.add_argument("--lo-share", type=float)
+    parser.add_argument("--t1", type=float, help="hobbit: thresholds of mixed precision")
+    parser.add_argument("--t2", type=float, default=1.0)
     parser.add_argument("--logits", type=Path, help="save the logits of a prompt and teacher-forced decoding instead")
     parser.add_argument("--verbose", action="store_true")
     try:

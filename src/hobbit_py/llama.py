@@ -230,13 +230,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             expert_memory_bytes = max(0, budget_bytes - needs.total_bytes)
         if all_on_device:
             expert_memory_bytes = min(expert_memory_bytes, _N_PASSING_TOKENS * engine.token_slot_bytes)
-        loader_options.expert_memory_bytes = min(expert_memory_bytes, engine.all_slots_bytes)
+        # Below a GPU both copies of an expert are of use: which is copied there is decided anew for every miss.
+        most_bytes = engine.all_slots_bytes + (engine.all_lo_slots_bytes if chosen_device.has_tier else 0)
+        loader_options.expert_memory_bytes = min(expert_memory_bytes, most_bytes)
         if lo_path is not None:
             settings = mixed_settings(engine.paths, lo_path, engine.n_expert_used, policy=policy, lo_share=lo_share)
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)
             loader_options.lo_share = settings.lo_share
-            if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
+            if lo_share is None and not chosen_device.has_tier and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi
             tier_options.lo_share = 0.0 if all_on_device else settings.lo_share
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
