@@ -66,6 +66,11 @@ bool ExpertMatmul::can_add_whole(const LayerView & view, const LayerStep & step,
 }
 
 void ExpertMatmul::clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows) {
+    // Each call waits for the device. All other rows are computed later.
+    if (!ggml_backend_buffer_is_host(node.node->buffer) && !rows.empty()) {
+        ggml_backend_tensor_memset(node.node, 0, 0, ggml_nbytes(node.node));
+        return;
+    }
     for (uint32_t row : rows) {
         ggml_backend_tensor_memset(node.node, 0, row * node.node->nb[1], node.node->nb[1]);
     }

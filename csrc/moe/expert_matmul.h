@@ -36,7 +36,7 @@ class ExpertMatmul {
                     const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs);
 
     // Zeroes rows of the node's output that no expert computes: what is there may be NaN, and NaN times a gate weight
-    // of zero is NaN. REQUIRES: what used the memory before was computed.
+    // of zero is NaN. May zero others. REQUIRES: what used the memory before was computed, no row was computed yet.
     static void clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows);
 
   private:

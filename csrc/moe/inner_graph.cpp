@@ -56,6 +56,7 @@ void InnerGraph::add_over(ggml_tensor * node, ggml_tensor * weights, ggml_tensor
 
 void InnerGraph::add_made(ggml_tensor * node) {
     node->flags |= GGML_TENSOR_FLAG_COMPUTE;
+    ++n_made_;
     add(node);
 }
 
@@ -96,6 +97,7 @@ void InnerGraph::clear() {
     ggml_graph_clear(graph_);
     ggml_reset(tensors_.get());
     n_nodes_ = 0;
+    n_made_  = 0;
     if (!submitted_) { // else the device may still read them
         n_indices_ = 0;
         n_sent_    = 0;
@@ -107,6 +109,9 @@ Status InnerGraph::start() {
     if (parent_ != nullptr) {
         run.visited_hash_set = parent_->visited_hash_set;
         run.use_counts       = parent_->use_counts;
+        // The same graph as last time, over weights that never move: the device need not compare node by node.
+        const bool is_parent = n_nodes_ == parent_->n_nodes && n_made_ == 0 && n_indices_ == 0;
+        run.uid              = is_parent ? parent_->uid : 0;
     }
     if (n_indices_ > n_sent_) {
         ggml_tensor all = {};

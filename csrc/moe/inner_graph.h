@@ -97,6 +97,7 @@ class InnerGraph {
     ggml_cgraph *  graph_      = nullptr;
     int            node_limit_ = 0;
     int            n_nodes_    = 0;
+    int            n_made_     = 0; // of these, not llama.cpp's own
     int64_t        n_indices_  = 0;
     int64_t        n_sent_     = 0;     // indices that are on the device
     bool           submitted_  = false; // and not waited for

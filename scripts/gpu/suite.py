@@ -178,7 +178,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.lo:
             mixed = ["hobbit", *vram, "--precision", "mixed", "--lo", options.lo]
             cases[f"hobbit mixed, {percent}"] = [*mixed, *threads]
-            cases[f"hobbit mixed, {percent}, best hi"] = [*mixed, "--t1", "0", "--t2", "1", *threads]
     # The drive sets its pace: a short prompt, few tokens.
     three = ["--expert-vram", str(int(n_bytes * 0.1)), "--expert-memory", str(int(n_bytes * 0.3))]
     three += ["--prompt-tokens", "64", "--prompts", "1", "--decode", "40", "--warm", "8"]

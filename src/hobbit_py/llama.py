@@ -240,7 +240,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             loader_options.lo_share = settings.lo_share
             if lo_share is None and not chosen_device.has_tier and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi
-            tier_options.lo_share = 0.0 if all_on_device else settings.lo_share
+            # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
+            tier_options.lo_share = lo_share or 0.0
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
         loader_options.fill = prefetch and not all_on_device
         engine.set_prefetch(prefetch)
