@@ -2,7 +2,7 @@
 
     PYTHONPATH=$PREFIX python scripts/gpu/suite.py model.gguf --prompt-file text.txt --lo model.lo-Q3_K.gguf
 
-Every case is a process of its own. Needs a llama-cpp-python that was built for the GPU (scripts/gpu/build) and hobbit_py.
+Every case is a process of its own. Needs hobbit_py and a llama-cpp-python built for the GPU (scripts/gpu/build).
 """
 
 from __future__ import annotations
