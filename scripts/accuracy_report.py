@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-METHODS = ("hobbit", "random", "skip only", "fewer experts", "uniform")
-MARKERS = {"random": "x", "skip only": "v", "fewer experts": "s", "uniform": "D"}
+OURS = ("weight", "hobbit")
+METHODS = (*OURS, "random", "skip only", "fewer experts", "uniform")
+MARKERS = {"weight": "o", "hobbit": "^", "random": "x", "skip only": "v", "fewer experts": "s", "uniform": "D"}
 LO_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 BYTES_TOLERANCE = 0.01  # of exact mode's bytes: what still counts as no more
 MAX_LOSS_PERCENT = 12.0  # of the plot's axis; what loses more is drawn at the edge
@@ -35,7 +36,7 @@ def groups_of(records: Sequence[Record]) -> Iterator[tuple[str, float, list[Reco
 
 def best_of_ours(records: Sequence[Record], bytes_ratio: float) -> Record | None:
     """Our setting with the least KL divergence of those that read no more than that; None if all read more."""
-    ours = [r for r in records if r["method"] == "hobbit" and r["bytes_ratio"] <= bytes_ratio + BYTES_TOLERANCE]
+    ours = [r for r in records if r["method"] in OURS and r["bytes_ratio"] <= bytes_ratio + BYTES_TOLERANCE]
     return min(ours, key=lambda r: float(r["kl_mean"]), default=None)
 
 
@@ -45,7 +46,7 @@ def table(records: Sequence[Record]) -> Iterator[str]:
     for r in sorted(records, key=lambda r: (METHODS.index(r["method"]), r["lo"], r["bytes_ratio"])):
         lo = "" if r["method"] == "skip only" else r["lo"]
         mix = "/".join(f"{100 * r[f'share_{name}']:.0f}" for name in ("hi", "lo", "skip"))
-        rival = "" if r["method"] == "hobbit" else ours_text(best_of_ours(records, r["bytes_ratio"]))
+        rival = "" if r["method"] in OURS else ours_text(best_of_ours(records, r["bytes_ratio"]))
         n_bytes = f"x{r['bytes_ratio']:.3f}"
         yield (
             f"| {r['method']} | {lo} | {r['setting']} | {loss_text(r)} | {r['kl_mean']:.4f} | "
@@ -76,9 +77,9 @@ def plot(groups: Sequence[tuple[str, float, list[Record]]], path: Path) -> None:
     )
     for model, arena, records in groups:
         axis = axes[models.index(model)][arenas.index(arena)]
-        los = sorted({r["lo"] for r in records if r["method"] == "hobbit"})
+        los = sorted({r["lo"] for r in records if r["method"] in OURS})
         for method in METHODS:
-            for lo in los if method in ("hobbit", "random") else [None]:
+            for lo in los if method in (*OURS, "random") else [None]:
                 chosen = [r for r in records if r["method"] == method and lo in (None, r["lo"])]
                 draw(axis, chosen, method, None if lo is None else LO_COLOURS[los.index(lo)], lo)
         axis.axhline(0, color="0.7", linewidth=0.8)
@@ -99,7 +100,7 @@ def draw(axis: Any, records: Sequence[Record], method: str, colour: str | None, 
         [min(100 * r["loss"], MAX_LOSS_PERCENT) for r in records],
         yerr=[100 * r["loss_se"] if 100 * r["loss"] < MAX_LOSS_PERCENT else 0 for r in records],
         linestyle="none",
-        marker="o" if method == "hobbit" else MARKERS[method],
+        marker=MARKERS[method],
         markersize=5,
         elinewidth=0.6,
         color=colour or {"skip only": "0.4", "fewer experts": "black", "uniform": "purple"}[method],

@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ from sizes import parse_numbers
 
 from hobbit_py import HobbitError, Llama
 from hobbit_py.evaluate import Evaluation, Reference, Windows, cut_windows, evaluate
-from hobbit_py.policies import HI, LO, AlwaysLow, HobbitThresholds, PrecisionPolicy
+from hobbit_py.mixed import default_lo_share, default_policy
+from hobbit_py.policies import HI, LO, AlwaysLow, HobbitThresholds, PrecisionPolicy, WeightThresholds
 
 WINDOW = 256
-THRESHOLDS = ((0.0, 0.9), (0.6, 1.0), (0.6, 0.9), (0.0, 0.8), (0.3, 1.0))  # besides (0, 1)
-LO_SHARES = (0.25, 0.75)  # besides 0.5
+DEFAULT = "default"
+HI_ABOVE = (0.1, 0.15, 0.25, 0.3, 0.4, 0.6)  # besides the default
+SKIP_BELOW = 0.03
+HOBBIT_THRESHOLDS = ((0.0, 1.0), (0.0, 0.9), (0.6, 0.9))
+LO_SHARES = (0.25, 0.75)  # besides the default
 SKIP_ONLY = (0.9, 0.8, 0.6)
 RANDOM_LO = (0.4, 0.7)
 
@@ -56,7 +60,7 @@ class Point:
 
     model: str
     arena: float
-    method: str  # exact, hobbit, uniform, fewer experts, skip only, random
+    method: str  # exact, weight, hobbit, uniform, fewer experts, skip only, random
     setting: str
     lo: str = ""  # type of the copies, or of the whole model
     path: Path = field(default=Path(), compare=False)
@@ -99,12 +103,14 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
     def point(method: str, setting: str, lo: str = "", path: Path = model.path, **keywords: object) -> Point:
         return Point(model.path.name, arena, method, setting, lo, path, keywords)
 
-    def mixed(method: str, setting: str, lo: Path, policy: PrecisionPolicy, lo_share: float = 0.5) -> Point:
-        return point(method, setting, expert_type(lo), lo_path=lo, policy=policy, lo_share=lo_share)
+    def mixed(method: str, setting: str, lo: Path, policy: PrecisionPolicy, lo_share: float | None = None) -> Point:
+        share = default_lo_share(model.n_expert_used) if lo_share is None else lo_share
+        return point(method, setting, expert_type(lo), lo_path=lo, policy=policy, lo_share=share)
 
+    default = default_policy(model.n_expert_used)
     yield point("exact", "", precision="exact")
     for lo in los:
-        yield mixed("hobbit", "T1=0 T2=1", lo, HobbitThresholds(0, 1))
+        yield mixed("weight", DEFAULT, lo, default)
     for uniform in uniforms:
         yield point("uniform", "whole model", expert_type(uniform), uniform, precision="exact")
     for n_used in range(model.n_expert_used - 1, model.n_expert_used // 2 - 1, -1):
@@ -112,20 +118,22 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
         yield point("fewer experts", f"{n_used} of {model.n_expert_used}", precision="exact", kv_overrides=overrides)
     for lo_share in (0.5, 1.0):
         for lo in los:
-            yield mixed("hobbit", f"every miss lo, lo share {lo_share:g}", lo, AlwaysLow(), lo_share)
+            yield mixed("weight", f"every miss lo, lo share {lo_share:g}", lo, AlwaysLow(), lo_share)
     for threshold in SKIP_ONLY:
         # A lo file is needed for a policy to be asked; no memory goes to its copies and none is ever read.
         yield mixed("skip only", f"beyond {threshold:g}", los[0], HobbitThresholds(threshold, threshold), 0.0)
-    for t1, t2 in THRESHOLDS:
-        if t1 == 0 or t1 > 1 / model.n_expert_used:  # below, T1 is passed by the best expert alone, as 0 is
-            for lo in los:
-                yield mixed("hobbit", f"T1={t1:g} T2={t2:g}", lo, HobbitThresholds(t1, t2))
+    for hi_above in HI_ABOVE:
+        for lo in los:
+            yield mixed("weight", f"hi above {hi_above:g}", lo, WeightThresholds(hi_above))
+    for lo in los:
+        policy = replace(default, skip_below=SKIP_BELOW)
+        yield mixed("weight", f"{DEFAULT}, skip below {SKIP_BELOW:g}", lo, policy)
     for lo_share in LO_SHARES:
         for lo in los:
-            yield mixed("hobbit", f"T1=0 T2=1, lo share {lo_share:g}", lo, HobbitThresholds(0, 1), lo_share)
-    if model.n_expert_used <= 2:
+            yield mixed("weight", f"{DEFAULT}, lo share {lo_share:g}", lo, default, lo_share)
+    for t1, t2 in HOBBIT_THRESHOLDS:
         for lo in los:
-            yield mixed("hobbit", "T1=0.6 T2=0.9, lo share 0.25", lo, HobbitThresholds(0.6, 0.9), 0.25)  # the default
+            yield mixed("hobbit", f"T1={t1:g} T2={t2:g}", lo, HobbitThresholds(t1, t2))
     for probability in RANDOM_LO:
         for lo in los:
             yield mixed("random", f"p={probability:g}", lo, RandomLow(probability))
@@ -139,6 +147,7 @@ def load(point: Point, model: Model, n_threads: int) -> Llama:
         lo=keywords.pop("lo_path", None),
         n_ctx=WINDOW,
         n_threads=n_threads,
+        prefetch=False,  # what is read ahead depends on the machine's speed
         **keywords,
     )
 
@@ -231,7 +240,7 @@ def main() -> int:
     parser.add_argument("--text", type=Path, action="append", required=True, help="text to predict; several times")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of a point, over all texts")
     parser.add_argument("--arenas", type=parse_numbers, default=[25, 50], help="percent of the expert bytes")
-    parser.add_argument("--only", action="append", help="run this setting alone, e.g. 'T1=0 T2=1'; several times")
+    parser.add_argument("--only", action="append", help="run this setting alone, e.g. 'default'; several times")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, appended")
     args = parser.parse_args()

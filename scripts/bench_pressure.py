@@ -239,8 +239,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(options, name)}, expected 1 or more")
     if not options.prompt_file.is_file():
         parser.error(f"--prompt-file {options.prompt_file} does not exist")
-    if "hobbit" in options.engines and find_spec("hobbit_py") is None:
-        parser.error("hobbit_py is not installed: pip install ., or measure stock alone with --engines stock")
+    if find_spec("hobbit_py") is None:
+        parser.error("hobbit_py is not installed: pip install .")
     if options.check and "hobbit" not in options.engines:
         parser.error("--check judges hobbit: add it to --engines")
     return options

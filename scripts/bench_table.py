@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hobbit_py.bench.roofline import Roofline
+
 
 @dataclass(frozen=True)
 class Case:
@@ -80,9 +82,14 @@ class Summary:
     @property
     def over_roofline(self) -> float | None:
         """Token time over max(compute, reads): 1 is perfect overlap, their sum over the maximum is none."""
+        return self.roofline.over_max if self.roofline else None
+
+    @property
+    def roofline(self) -> Roofline | None:
+        """None where everything is resident: there are no reads to overlap."""
         if self.compute_s is None or self.case.resident:
             return None
-        return 1 / self.decode_tok_s.median / max(self.compute_s, self.io_s)
+        return Roofline(self.compute_s, self.io_s, 1 / self.decode_tok_s.median)
 
     @property
     def io_bound(self) -> bool:
@@ -174,6 +181,7 @@ DRIVE: Sequence[Column] = (
     ("compute ms", lambda s: maybe(None if s.compute_s is None else 1e3 * s.compute_s, "{:.1f}")),
     ("io ms", lambda s: f"{1e3 * s.io_s:.1f}"),
     ("token/max", lambda s: maybe(s.over_roofline)),
+    ("max 0..1 sum", lambda s: maybe(s.roofline.position if s.roofline else None)),
 )
 
 

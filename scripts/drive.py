@@ -7,57 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
-import os
-import random
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from sizes import parse_numbers, parse_size
 
-ALIGNMENT = 4096
-
-
-class DriveError(Exception):
-    """The drive cannot be measured; the message is one sentence for the user."""
-
-
-def measure_random_reads(path: Path, read_bytes: int, n_threads: int, duration_s: float, seed: int = 0) -> float:
-    """Bytes per second of `n_threads` threads that each read `read_bytes` at random offsets past the page cache.
-
-    Sizes are rounded up and offsets down to 4096 bytes. `os.preadv` releases the interpreter's lock while it reads.
-    """
-    read_bytes = -(-read_bytes // ALIGNMENT) * ALIGNMENT
-    n_places = (path.stat().st_size - read_bytes) // ALIGNMENT
-    if n_places < 1:
-        raise DriveError(f"{path} is too small for reads of {read_bytes} bytes: choose a larger file or smaller reads.")
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    except OSError as error:
-        raise DriveError(f"{path} cannot be read directly ({error.strerror}): choose another file system.") from error
-    stop_at = time.monotonic() + duration_s
-    done_bytes = [0] * n_threads
-
-    def read_until_stopped(thread_idx: int) -> None:
-        places = random.Random(seed * 1000 + thread_idx)
-        with mmap.mmap(-1, read_bytes) as buffer:  # page-aligned, as direct reads ask for
-            while time.monotonic() < stop_at:
-                done_bytes[thread_idx] += os.preadv(handle, [buffer], places.randrange(n_places) * ALIGNMENT)
-
-    started = time.monotonic()
-    threads = [threading.Thread(target=read_until_stopped, args=(idx,)) for idx in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    elapsed_s = time.monotonic() - started
-    os.close(handle)
-    if 0 in done_bytes:
-        raise DriveError(f"Reads of {path} failed or did not return within {duration_s:g} s.")
-    return sum(done_bytes) / elapsed_s
+from hobbit_py.bench.drive import DriveError, measure_random_reads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -160,7 +160,61 @@ class _TensorHead(ctypes.Structure):
         ("buffer", ctypes.c_void_p),
         ("ne", ctypes.c_int64 * 4),
         ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
     )
+
+
+def _ggml() -> ctypes.CDLL:
+    libggml: ctypes.CDLL = llama_cpp._ggml.libggml
+    for function, result in (
+        (libggml.ggml_get_name, ctypes.c_char_p),
+        (libggml.ggml_get_data, ctypes.c_void_p),
+        (libggml.ggml_op_desc, ctypes.c_char_p),
+    ):
+        function.restype = result
+        function.argtypes = [ctypes.c_void_p]
+    return libggml
+
+
+def stock_importance(path: Path, prompt: Sequence[int]) -> dict[str, tuple[Logits, Logits]]:
+    """Sums of squares [n_expert, n_in] of what every expert tensor is multiplied with, and the rows [n_expert].
+
+    From the stock model's graph over one prompt, as `llama-imatrix` collects them.
+    """
+    libggml = _ggml()
+    sums: dict[str, tuple[Logits, Logits]] = {}
+
+    def on_tensor(tensor: int, ask: bool, _user_data: int) -> bool:
+        if libggml.ggml_op_desc(tensor) != b"MUL_MAT_ID":
+            return False
+        if not ask:
+            weight, inputs, ids = (_TensorHead.from_address(tensor).src[i] for i in range(3))
+            add(libggml.ggml_get_name(weight).decode(), _TensorHead.from_address(weight), inputs, ids)
+        return True
+
+    def add(name: str, weight: _TensorHead, inputs: int, ids: int) -> None:
+        n_in, n_expert = weight.ne[0], weight.ne[2]
+        squares, n_rows = sums.setdefault(
+            name, (np.zeros((n_expert, n_in), np.float32), np.zeros(n_expert, np.float32))
+        )
+        x, chosen = _TensorHead.from_address(inputs), _TensorHead.from_address(ids)
+        x_data, id_data = libggml.ggml_get_data(inputs), libggml.ggml_get_data(ids)
+        for token in range(chosen.ne[1]):
+            for i in range(chosen.ne[0]):
+                expert_idx = ctypes.c_int32.from_address(id_data + token * chosen.nb[1] + 4 * i).value
+                row = (ctypes.c_float * n_in).from_address(
+                    x_data + token * x.nb[2] + (i * x.nb[1] if x.ne[1] > 1 else 0)
+                )
+                squares[expert_idx] += np.square(np.ctypeslib.as_array(row))
+                n_rows[expert_idx] += 1
+
+    callback = bindings.ggml_backend_sched_eval_callback(on_tensor)
+    with stock_llama(path, eval_callback=callback) as model:
+        model.eval(prompt)
+    return sums
 
 
 def stock_selected_experts(path: Path, prompt: Sequence[int]) -> dict[int, set[int]]:
@@ -168,11 +222,7 @@ def stock_selected_experts(path: Path, prompt: Sequence[int]) -> dict[int, set[i
 
     A layer that selects twice (grovemoe) counts with its first selection.
     """
-    libggml = llama_cpp._ggml.libggml
-    libggml.ggml_get_name.restype = ctypes.c_char_p
-    libggml.ggml_get_name.argtypes = [ctypes.c_void_p]
-    libggml.ggml_get_data.restype = ctypes.c_void_p
-    libggml.ggml_get_data.argtypes = [ctypes.c_void_p]
+    libggml = _ggml()
     selected: dict[int, set[int]] = {}
 
     def on_tensor(tensor: int, ask: bool, _user_data: int) -> bool:

@@ -1,6 +1,7 @@
 #include "bindings/bindings.h"
 #include "engine/engine.h"
 
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 namespace py = pybind11;
@@ -23,13 +24,50 @@ DeviceTier & tier_of(Engine & engine) {
     return *engine.tier();
 }
 
+// A copy, since numpy's array outlives what was recorded.
+py::tuple importance_of(const ExpertMatrix & matrix, uint32_t n_expert, const ImportanceRecorder::Sums & sums) {
+    const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(n_expert), static_cast<py::ssize_t>(matrix.n_in)};
+    return py::make_tuple(matrix.tensor_name, py::array_t<float>(shape, sums.squares.data()),
+                          py::array_t<double>(static_cast<py::ssize_t>(n_expert), sums.n_rows.data()));
+}
+
+py::list importance(const Engine & engine) {
+    if (engine.importance() == nullptr) {
+        throw std::logic_error("record_importance() was not called");
+    }
+    py::list all;
+    for (const ExpertLayer & layer : engine.store().layers()) {
+        for (uint32_t i = 0; i < layer.matrices.size(); ++i) {
+            all.append(importance_of(layer.matrices[i], layer.n_expert, engine.importance()->of(layer.layer_idx, i)));
+        }
+    }
+    return all;
+}
+
+py::array_t<uint64_t> take_timeline(Engine & engine) {
+    const std::vector<Timeline::Span> spans = engine.timeline().take();
+    py::array_t<uint64_t>             rows({static_cast<py::ssize_t>(spans.size()), py::ssize_t{6}});
+    auto                              out = rows.mutable_unchecked<2>();
+    for (size_t i = 0; i < spans.size(); ++i) {
+        const Timeline::Span & s         = spans[i];
+        const uint64_t         columns[] = {
+            static_cast<uint64_t>(s.kind), s.lane, s.start_us, s.end_us, s.layer_idx, s.n_bytes,
+        };
+        for (size_t j = 0; j < 6; ++j) {
+            out(static_cast<py::ssize_t>(i), static_cast<py::ssize_t>(j)) = columns[j];
+        }
+    }
+    return rows;
+}
+
 struct StepCounts {
-    uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_scored_rows, dropped_mass_ppm;
+    uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_pairs_rerouted, n_scored_rows,
+        dropped_mass_ppm;
 };
 
 StepCounts snapshot(const StepCounters & c) {
-    return {c.n_layer_steps,   c.n_tokens,      c.n_pairs_hi,      c.n_pairs_lo,
-            c.n_pairs_skipped, c.n_scored_rows, c.dropped_mass_ppm};
+    return {c.n_layer_steps,   c.n_tokens,         c.n_pairs_hi,    c.n_pairs_lo,
+            c.n_pairs_skipped, c.n_pairs_rerouted, c.n_scored_rows, c.dropped_mass_ppm};
 }
 
 } // namespace
@@ -41,6 +79,7 @@ void bind_engine(py::module_ & m) {
         .def_readonly("n_pairs_hi", &StepCounts::n_pairs_hi)
         .def_readonly("n_pairs_lo", &StepCounts::n_pairs_lo)
         .def_readonly("n_pairs_skipped", &StepCounts::n_pairs_skipped)
+        .def_readonly("n_pairs_rerouted", &StepCounts::n_pairs_rerouted)
         .def_readonly("n_scored_rows", &StepCounts::n_scored_rows)
         .def_readonly("dropped_mass_ppm", &StepCounts::dropped_mass_ppm);
 
@@ -114,13 +153,85 @@ void bind_engine(py::module_ & m) {
         .def("check_tier_invariants", [](Engine & e) { tier_of(e).check_invariants(); })
         .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy").none(false),
              py::arg("skip_renorm"))
-        .def("set_prefetch", &Engine::set_prefetch, py::arg("prefetch"))
+        .def("record_importance", &Engine::record_importance)
+        .def("importance", &importance,
+             "Since record_importance(), of every expert tensor: its name, sums of the squared inputs [n_expert, n_in] "
+             "and numbers of rows [n_expert].")
+        .def(
+            "start_timeline", [](Engine & e, size_t max_spans) { e.timeline().start(max_spans); }, py::arg("max_spans"))
+        .def(
+            "take_timeline", &take_timeline,
+            "Ends recording: [n_spans, 6] of kind (0 compute, 1 stall, 2 read, 3 queued), lane, start and end in us of "
+            "a steady clock, layer and bytes.")
+        .def("set_prefetch", &Engine::set_prefetch, py::arg("options"))
+        .def(
+            "set_router_filter",
+            [](Engine & e, const std::string & name, float strength, uint32_t n_protected) {
+                e.set_router_filter({name, strength, n_protected});
+            },
+            py::arg("name"), py::arg("strength"), py::arg("n_protected"))
+        .def("set_hybrid_weights", &Engine::set_hybrid_weights, py::arg("weights"))
+        .def("set_prediction_record", &Engine::set_prediction_record, py::arg("record").none(true))
+        .def("request_traces", &Engine::request_traces, py::return_value_policy::reference_internal)
+        .def(
+            "prediction_counts",
+            [](const Engine & e) {
+                std::vector<std::pair<uint64_t, uint64_t>> counts;
+                for (uint32_t d = 0; d < PredictionCounts::max_distance; ++d) {
+                    counts.emplace_back(e.prediction_counts().n_guessed[d], e.prediction_counts().n_selected[d]);
+                }
+                return counts;
+            },
+            "(guessed, selected) experts, for a look-ahead of one layer, two, ...")
+        .def("set_route_log", &Engine::set_route_log, py::arg("log"))
+        .def_property_readonly("alignment", &Engine::alignment)
+        .def_property_readonly("n_expert",
+                               [](const Engine & e) {
+                                   std::vector<uint32_t> n_expert;
+                                   for (const LayerShapes & layer : e.experts().layers) {
+                                       n_expert.push_back(layer.n_expert);
+                                   }
+                                   return n_expert;
+                               })
+        .def(
+            "part_bytes",
+            [](const Engine & e, Precision precision) {
+                std::vector<std::vector<uint64_t>> bytes;
+                for (const CopyLayout & layout : e.layouts().layouts[static_cast<int>(precision)]) {
+                    bytes.emplace_back();
+                    for (const PartLayout & part : layout.parts) {
+                        bytes.back().push_back(part.n_bytes);
+                    }
+                }
+                return bytes;
+            },
+            py::arg("precision"), "Bytes of one expert's matrices, [n_layers][n_matrices].")
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })
         .def("stream_bytes", [](Engine & e) { return loader_of(e).stream_bytes(); })
         .def("reset_sequence", [](Engine & e) { loader_of(e).reset_sequence(); })
         .def("clear_cache", [](Engine & e) { loader_of(e).clear(); })
+        .def(
+            "warm",
+            [](Engine & e, const std::vector<std::tuple<uint16_t, uint16_t, Precision>> & copies) {
+                std::vector<ExpertKey> keys;
+                for (const auto & [layer_idx, expert_idx, precision] : copies) {
+                    keys.push_back({layer_idx, expert_idx, precision});
+                }
+                loader_of(e).warm(keys);
+            },
+            py::arg("copies"), "Reads (layer, expert, precision) in the background, into free slots; unknown ones not.")
+        .def(
+            "hot_set",
+            [](Engine & e) {
+                std::vector<std::tuple<uint16_t, uint16_t, Precision>> copies;
+                for (const ExpertKey key : loader_of(e).hot_set()) {
+                    copies.emplace_back(key.layer_idx, key.expert_idx, key.precision);
+                }
+                return copies;
+            },
+            "(layer, expert, precision) of what is resident, the most valued first.")
         .def("check_invariants", [](Engine & e) { loader_of(e).check_invariants(); })
         .def(
             "residency",

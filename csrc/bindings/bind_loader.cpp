@@ -17,7 +17,13 @@ void bind_loader(py::module_ & m) {
         .def_readwrite("stream_bytes", &LoaderOptions::stream_bytes)
         .def_readwrite("max_read_bytes", &LoaderOptions::max_read_bytes)
         .def_readwrite("fill", &LoaderOptions::fill)
-        .def_readwrite("eviction", &LoaderOptions::eviction);
+        .def_readwrite("score_source", &LoaderOptions::score_source)
+        .def_property(
+            "eviction", [](const LoaderOptions & o) { return o.eviction.name; },
+            [](LoaderOptions & o, std::string name) { o.eviction.name = std::move(name); })
+        .def_property(
+            "eviction_parameters", [](const LoaderOptions & o) { return o.eviction.parameters; },
+            [](LoaderOptions & o, std::map<std::string, double> values) { o.eviction.parameters = std::move(values); });
 
     py::class_<LoaderStats>(m, "LoaderStats")
         .def_property_readonly("n_hits_hi", [](const LoaderStats & s) { return s.n_hits[0]; })
@@ -34,6 +40,13 @@ void bind_loader(py::module_ & m) {
         .def_readonly("n_evictions", &LoaderStats::n_evictions)
         .def_readonly("n_prefetched", &LoaderStats::n_prefetched)
         .def_readonly("n_prefetch_used", &LoaderStats::n_prefetch_used)
+        .def_readonly("n_prefetch_late", &LoaderStats::n_prefetch_late)
+        .def_readonly("n_prefetch_wasted", &LoaderStats::n_prefetch_wasted)
+        .def_readonly("prefetched_bytes", &LoaderStats::prefetched_bytes)
+        .def_readonly("prefetch_useful_bytes", &LoaderStats::prefetch_useful_bytes)
+        .def_readonly("prefetch_late_bytes", &LoaderStats::prefetch_late_bytes)
+        .def_readonly("prefetch_wasted_bytes", &LoaderStats::prefetch_wasted_bytes)
+        .def_readonly("prefetch_cancelled_bytes", &LoaderStats::prefetch_cancelled_bytes)
         .def_readonly("stall_us", &LoaderStats::stall_us);
 }
 

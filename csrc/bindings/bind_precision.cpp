@@ -84,6 +84,12 @@ void bind_precision(py::module_ & m) {
         },
         py::arg("t1"), py::arg("t2"), py::arg("lo_serves_hi"));
     m.def(
+        "weight_thresholds",
+        [](float hi_above, float skip_below) {
+            return std::shared_ptr<PrecisionPolicy>(make_weight_thresholds(hi_above, skip_below));
+        },
+        py::arg("hi_above"), py::arg("skip_below"));
+    m.def(
         "mass_budget",
         [](float lo_mass, float skip_mass) {
             return std::shared_ptr<PrecisionPolicy>(make_mass_budget(lo_mass, skip_mass));

@@ -8,8 +8,12 @@ PYBIND11_MODULE(_core, m) {
     m.def("ggml_version", [] { return std::string(ggml_version()); }, "Version of the ggml mapped into this process.");
     hobbit::bind_errors(m);
     hobbit::bind_precision(m);
+    hobbit::bind_policy(m);
     hobbit::bind_loader(m);
     hobbit::bind_tier(m);
+    hobbit::bind_predict(m);
+    hobbit::bind_trace(m);
     hobbit::bind_engine(m);
+    hobbit::bind_replay(m);
     hobbit::bind_memory(m);
 }

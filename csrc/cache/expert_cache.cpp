@@ -2,6 +2,7 @@
 
 #include "cache/invariant.h"
 
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
@@ -45,19 +46,26 @@ ExpertCache::Slot & ExpertCache::at(SlotRef slot) {
 
 SlotRef ExpertCache::find(ExpertKey key) const { return slot_of_[index_of(key)]; }
 
-int32_t ExpertCache::pick_victim(const Pool & pool, double & score) const {
+int32_t ExpertCache::pick_victim(const Pool & pool, Admission admission, double & score) const {
     // A scan, not a heap: scores decay with time, and a few hundred of them cost less than one read of an expert.
-    int32_t victim = -1;
+    int32_t victim = -1, soft_victim = -1;
+    double  soft_score = 0;
     for (size_t i = 0; i < pool.slots.size(); i++) {
         const Slot & slot = pool.slots[i];
         if (!slot.occupied || slot.n_pins > 0) {
             continue;
         }
-        const double s = score_(slot.key);
-        if (victim < 0 || s < score) {
-            victim = static_cast<int32_t>(i);
-            score  = s;
+        const double s          = score_(slot.key);
+        int32_t &    best       = slot.is_soft_pinned ? soft_victim : victim;
+        double &     best_score = slot.is_soft_pinned ? soft_score : score;
+        if (best < 0 || s < best_score) {
+            best       = static_cast<int32_t>(i);
+            best_score = s;
         }
+    }
+    if (victim < 0 && admission != Admission::if_free) {
+        score = soft_score;
+        return soft_victim;
     }
     return victim;
 }
@@ -70,7 +78,7 @@ SlotRef ExpertCache::insert(ExpertKey key, Admission admission, double margin) {
     Pool & pool   = pools_[static_cast<size_t>(ref.class_idx)];
     if (pool.free.empty()) {
         double score = 0;
-        ref.slot_idx = pick_victim(pool, score);
+        ref.slot_idx = pick_victim(pool, admission, score);
         if (ref.slot_idx < 0 || (admission == Admission::if_better && score_(key) < score + margin)) {
             return {};
         }
@@ -80,7 +88,7 @@ SlotRef ExpertCache::insert(ExpertKey key, Admission admission, double margin) {
         ref.slot_idx = pool.free.back();
         pool.free.pop_back();
     }
-    at(ref)         = {key, 0, true};
+    at(ref)         = {key, 0, true, false};
     slot_of_[index] = ref;
     return ref;
 }
@@ -90,6 +98,7 @@ void ExpertCache::erase(SlotRef slot) {
     assert(s.occupied && s.n_pins == 0);
     slot_of_[index_of(s.key)] = {};
     s.occupied                = false;
+    s.is_soft_pinned          = false;
     pools_[static_cast<size_t>(slot.class_idx)].free.push_back(slot.slot_idx);
 }
 
@@ -101,6 +110,35 @@ void ExpertCache::pin(SlotRef slot) {
 void ExpertCache::unpin(SlotRef slot) {
     assert(at(slot).n_pins > 0);
     at(slot).n_pins--;
+}
+
+void ExpertCache::soft_pin(SlotRef slot) {
+    Slot & s = at(slot);
+    assert(s.occupied);
+    if (!s.is_soft_pinned) {
+        s.is_soft_pinned = true;
+        soft_pins_.push_back(slot);
+    }
+}
+
+bool ExpertCache::is_soft_pinned(SlotRef slot) const {
+    return pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)].is_soft_pinned;
+}
+
+void ExpertCache::clear_soft_pins() {
+    for (const SlotRef slot : soft_pins_) {
+        at(slot).is_soft_pinned = false;
+    }
+    soft_pins_.clear();
+}
+
+void ExpertCache::clear_soft_pins(uint16_t layer_idx) {
+    for (const SlotRef slot : soft_pins_) {
+        Slot & s         = at(slot);
+        s.is_soft_pinned = s.is_soft_pinned && s.key.layer_idx != layer_idx;
+    }
+    const auto is_over = [this](SlotRef slot) { return !at(slot).is_soft_pinned; };
+    soft_pins_.erase(std::remove_if(soft_pins_.begin(), soft_pins_.end(), is_over), soft_pins_.end());
 }
 
 ExpertKey ExpertCache::key_of(SlotRef slot) const {
@@ -136,11 +174,14 @@ void ExpertCache::check_invariants() const {
             const Slot & slot = pool.slots[i];
             check_invariant(slot.occupied != is_free[i], "a slot is either occupied or free");
             if (!slot.occupied) {
-                check_invariant(slot.n_pins == 0, "a free slot is not pinned");
+                check_invariant(slot.n_pins == 0 && !slot.is_soft_pinned, "a free slot is not pinned");
                 continue;
             }
             const SlotRef ref{static_cast<int32_t>(c), static_cast<int32_t>(i)};
             n_occupied++;
+            check_invariant(!slot.is_soft_pinned ||
+                                std::find(soft_pins_.begin(), soft_pins_.end(), ref) != soft_pins_.end(),
+                            "a soft pin ends with the others");
             check_invariant(layouts_.of(slot.key).class_idx == c, "a copy is in a slot of its own class");
             check_invariant(slot_of_[index_of(slot.key)] == ref, "an occupied slot is found by its key");
         }

@@ -23,6 +23,7 @@ struct SlotRef {
 enum class Admission : uint8_t {
     always,    // evict the copy with the lowest score
     if_better, // ... unless the newcomer's own score is lower still (a prompt must not flush what decode needs)
+    if_free,   // ... but none that is pinned softly: a guess does not displace another one
 };
 
 class ExpertCache {
@@ -46,6 +47,12 @@ class ExpertCache {
     void pin(SlotRef slot);
     void unpin(SlotRef slot);
 
+    // Until clear_soft_pins(): the copy will probably be wanted, so it is evicted only where nothing else is left.
+    void soft_pin(SlotRef slot);
+    bool is_soft_pinned(SlotRef slot) const;
+    void clear_soft_pins();
+    void clear_soft_pins(uint16_t layer_idx); // of that layer's copies
+
     ExpertKey key_of(SlotRef slot) const;
     uint32_t  n_pins(SlotRef slot) const;
     uint32_t  n_slots(int32_t class_idx) const;
@@ -58,8 +65,9 @@ class ExpertCache {
   private:
     struct Slot {
         ExpertKey key;
-        uint32_t  n_pins   = 0;
-        bool      occupied = false;
+        uint32_t  n_pins         = 0;
+        bool      occupied       = false;
+        bool      is_soft_pinned = false;
     };
     struct Pool {
         std::vector<Slot>    slots;
@@ -68,13 +76,14 @@ class ExpertCache {
 
     size_t  index_of(ExpertKey key) const;
     Slot &  at(SlotRef slot);
-    int32_t pick_victim(const Pool & pool, double & score) const;
+    int32_t pick_victim(const Pool & pool, Admission admission, double & score) const;
 
     const CopyLayouts &  layouts_;
     Score                score_;
     std::vector<Pool>    pools_;                     // [class]
     std::vector<size_t>  first_index_[n_precisions]; // [layer] into slot_of_
     std::vector<SlotRef> slot_of_;                   // [copy]
+    std::vector<SlotRef> soft_pins_;                 // a superset: slots may have changed hands since
     uint64_t             n_evictions_ = 0;
 };
 

@@ -65,8 +65,9 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     if (lo_model_) {
         paths.insert(paths.end(), lo_model_->paths().begin(), lo_model_->paths().end());
     }
-    reader_ = make_pread_reader(paths, {options_.n_io_threads, options_.direct_io});
-    device_ = decorated_device(options_.inner_device);
+    reader_           = make_pread_reader(paths, {options_.n_io_threads, options_.direct_io, &timeline_});
+    experts_.timeline = &timeline_;
+    device_           = decorated_device(options_.inner_device);
     if (device_ == nullptr) {
         throw StoreError("there is no device named " + options_.inner_device + " in this build of llama-cpp-python");
     }
@@ -161,9 +162,18 @@ void Engine::describe_layers() {
     if (lo_store_) {
         describe(*lo_store_, Precision::lo);
     }
-    layouts_         = make_copy_layouts(specs, reader_->alignment());
-    device_layouts_  = make_device_layouts(specs, device_alignment);
-    experts_.layouts = &layouts_;
+    layouts_              = make_copy_layouts(specs, reader_->alignment());
+    device_layouts_       = make_device_layouts(specs, device_alignment);
+    experts_.layouts      = &layouts_;
+    experts_.architecture = hi_model_.get_string("general.architecture");
+
+    PredictorModel & model = experts_.predictor_model;
+    model.n_used           = n_expert_used_;
+    for (const LayerShapes & shapes : experts_.layers) {
+        model.n_expert.push_back(shapes.n_expert);
+    }
+    experts_.predictor_shared.traces =
+        std::make_shared<RequestTraces>(std::accumulate(model.n_expert.begin(), model.n_expert.end(), size_t{0}));
 }
 
 DenseStream & Engine::open_stream() {
@@ -295,6 +305,49 @@ void Engine::set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy,
     experts_.skip_renorm      = skip_renorm;
 }
 
+void Engine::record_importance() {
+    experts_.importance.reset(); // before the new one: it takes as much memory again
+    experts_.importance = std::make_unique<ImportanceRecorder>(experts_.layers);
+}
+
+void Engine::set_prefetch(const PrefetchOptions & options) {
+    PredictionCounts counts;
+    PrefetchPlanner(options, experts_.predictor_model, experts_.predictor_shared, layouts_, counts); // or throws
+    experts_.prefetch = options;
+    experts_.prefetch_version++;
+}
+
+void Engine::set_hybrid_weights(std::shared_ptr<const HybridWeights> weights) {
+    Hybrid(experts_.predictor_model, weights); // or throws
+    experts_.predictor_shared.hybrid = std::move(weights);
+    experts_.prefetch_version++;
+}
+
+void Engine::set_prediction_record(std::shared_ptr<PredictionRecord> record) {
+    experts_.predictor_shared.record = std::move(record);
+    experts_.prefetch_version++;
+}
+
+void Engine::set_router_filter(const RouterFilterOptions & options) {
+    make_router_filter(options); // or throws
+    experts_.router_filter = options;
+    experts_.router_filter_version++;
+}
+
+uint64_t Engine::gate_bank_bytes() const {
+    if (experts_.prefetch.predictor != "stacked-gates" && experts_.prefetch.predictor != "hybrid") {
+        return 0;
+    }
+    static const std::string suffix = ".ffn_gate_inp.weight";
+    uint64_t                 bytes  = 0;
+    for (const TensorInfo & t : hi_model_.tensors()) {
+        const bool is_router =
+            t.name.size() > suffix.size() && t.name.compare(t.name.size() - suffix.size(), suffix.size(), suffix) == 0;
+        bytes += is_router ? t.extent.n_bytes : 0;
+    }
+    return bytes;
+}
+
 uint64_t Engine::token_slot_bytes() const {
     uint64_t bytes = 0;
     for (const SizeClass & c : layouts_.classes) {
@@ -313,7 +366,7 @@ uint64_t Engine::all_slots_bytes(Precision precision) const {
 
 uint64_t Engine::io_bytes(const LoaderOptions & options) const {
     return Loader::stream_ring_bytes(layouts_, reader_->alignment(), options.stream_bytes) +
-           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20);
+           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20) + gate_bank_bytes();
 }
 
 } // namespace hobbit

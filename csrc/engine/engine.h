@@ -5,7 +5,11 @@
 #include "io/reader.h"
 #include "loader/loader.h"
 #include "moe/device_arena.h"
+#include "moe/importance.h"
 #include "moe/model_experts.h"
+#include "predict/hybrid.h"
+#include "predict/prefetch_planner.h"
+#include "predict/request_traces.h"
 #include "store/dense_stream.h"
 #include "store/expert_store.h"
 #include "store/gguf_model.h"
@@ -69,10 +73,35 @@ class Engine {
     // From the next graph on. REQUIRES: no graph is being computed.
     void set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm);
 
-    // Whether the next layer's experts are read ahead. REQUIRES: no graph is being computed.
-    void set_prefetch(bool prefetch) { experts_.prefetch = prefetch; }
+    // From the next graph on, what is read ahead. Throws std::invalid_argument for unknown names, and for the hybrid
+    // predictor before it has weights. REQUIRES: no graph is being computed.
+    void set_prefetch(const PrefetchOptions & options);
+    // Throws std::invalid_argument if they are of another model. REQUIRES: no graph is being computed.
+    void set_hybrid_weights(std::shared_ptr<const HybridWeights> weights);
+    // What contexts learn of requests; belongs to the engine's whole life.
+    RequestTraces & request_traces() { return *experts_.predictor_shared.traces; }
+    // Records from the next graph on what predictors see; nullptr ends that. REQUIRES: no graph is being computed.
+    void set_prediction_record(std::shared_ptr<PredictionRecord> record);
+    // From the next graph on; lossy. Throws std::invalid_argument. REQUIRES: no graph is being computed.
+    void set_router_filter(const RouterFilterOptions & options);
 
-    // Memory besides the arenas of slots: stream buffers and the reader's own.
+    const PredictorModel &   predictor_model() const { return experts_.predictor_model; }
+    const PredictionCounts & prediction_counts() const { return experts_.prediction_counts; }
+
+    // Sums up the inputs of every expert from the next graph on; again to start from zero. REQUIRES: no graph is being
+    // computed. Throws std::bad_alloc.
+    void                       record_importance();
+    const ImportanceRecorder * importance() const { return experts_.importance.get(); }
+
+    Timeline & timeline() { return timeline_; }
+
+    // Records into a log from the next graph on; nullptr: no more. REQUIRES: no graph is being computed.
+    void set_route_log(std::shared_ptr<RouteLog> log) { experts_.route_log = std::move(log); }
+
+    const ModelExperts & experts() const { return experts_; }
+    uint32_t             alignment() const { return reader_ ? reader_->alignment() : 1; }
+
+    // Memory besides the arenas of slots: stream buffers, the reader's own, and what looking ahead takes.
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.
     uint64_t token_slot_bytes() const;
@@ -85,6 +114,7 @@ class Engine {
   private:
     MakeArena device_visible_memory() const;
     void      check_pair() const;
+    uint64_t  gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
     void      describe_layers();
 
     GgufModel                        hi_model_;
@@ -93,6 +123,7 @@ class Engine {
     std::unique_ptr<ExpertStore>     lo_store_;
     uint32_t                         n_expert_used_ = 0;
     EngineOptions                    options_;
+    Timeline                         timeline_;
     std::unique_ptr<Reader>          reader_;
     CopyLayouts                      layouts_;
     CopyLayouts                      device_layouts_;

@@ -128,9 +128,10 @@ class PreadReader final : public Reader {
             const DirectFile & file = files_.emplace_back(path, options.direct);
             align_                  = std::max(align_, file.alignment());
         }
-        pool_ = std::make_unique<ReadPool>(options.n_threads, [this](const ReadOp & op, uint64_t, uint32_t thread_idx) {
+        const auto perform = [this](const ReadOp & op, uint64_t, uint32_t thread_idx) {
             return read(op, bounce_[thread_idx]);
-        });
+        };
+        pool_ = std::make_unique<ReadPool>(options.n_threads, perform, options.timeline);
     }
 
     void     set_completion(Completion completion) override { pool_->set_completion(std::move(completion)); }

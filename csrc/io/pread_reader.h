@@ -2,6 +2,7 @@
 // cache. Files on which O_DIRECT is refused (tmpfs, some overlays) are read through the page cache and dropped from it.
 #pragma once
 
+#include "base/timeline.h"
 #include "io/reader.h"
 
 #include <functional>
@@ -14,6 +15,8 @@ namespace hobbit {
 struct PreadReaderOptions {
     uint32_t n_threads = 4;    // reads in flight; experts are MB-sized, four saturate an NVMe drive
     bool     direct    = true; // try O_DIRECT
+
+    Timeline * timeline = nullptr; // where reads are recorded; outlives the reader
 
     // The system call, replaced by tests that need it to fail. Called by several threads at once.
     std::function<ssize_t(int fd, const iovec * iovecs, int n_iovecs, off_t offset)> preadv = ::preadv;

@@ -23,8 +23,8 @@ void block_signals() {
 
 } // namespace
 
-ReadPool::ReadPool(uint32_t n_threads, Perform perform)
-    : n_threads_(std::max(n_threads, 1u)), perform_(std::move(perform)) {
+ReadPool::ReadPool(uint32_t n_threads, Perform perform, Timeline * timeline)
+    : n_threads_(std::max(n_threads, 1u)), perform_(std::move(perform)), timeline_(timeline) {
     threads_.reserve(n_threads_);
     try {
         for (uint32_t i = 0; i < n_threads_; ++i) {
@@ -59,11 +59,12 @@ void ReadPool::set_completion(Reader::Completion completion) {
 
 void ReadPool::submit(std::vector<ReadOp> ops) {
     assert(completion_ && "set_completion() comes before submit()");
-    const size_t n_ops = ops.size();
+    const size_t   n_ops  = ops.size();
+    const uint64_t now_us = timeline_ != nullptr && timeline_->is_on() ? Timeline::now_us() : 0;
     {
         MutexLock lock(mu_);
         for (ReadOp & op : ops) {
-            queue_.push_back({std::move(op), n_submitted_++});
+            queue_.push_back({std::move(op), n_submitted_++, now_us});
             ++n_unfinished_;
         }
     }
@@ -94,7 +95,14 @@ void ReadPool::work(uint32_t thread_idx) noexcept {
             job = std::move(queue_.front());
             queue_.pop_front();
         }
-        completion_(job.op.tag, perform(job, thread_idx));
+        const uint64_t start_us = job.submitted_us > 0 ? Timeline::now_us() : 0;
+        const Status   status   = perform(job, thread_idx);
+        if (start_us > 0) {
+            const uint64_t n_bytes = job.op.n_bytes();
+            timeline_->add({Timeline::Kind::queued, thread_idx, job.submitted_us, start_us, 0, n_bytes});
+            timeline_->add({Timeline::Kind::read, thread_idx, start_us, Timeline::now_us(), 0, n_bytes});
+        }
+        completion_(job.op.tag, status);
 
         // Notified under the lock: a drain() in the destructor may return, and destroy all_done_, once it is released.
         MutexLock lock(mu_);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/mutex.h"
+#include "base/timeline.h"
 #include "io/reader.h"
 
 #include <deque>
@@ -17,7 +18,8 @@ class ReadPool {
     using Perform = std::function<Status(const ReadOp & op, uint64_t op_number, uint32_t thread_idx)>;
 
     // Throws std::system_error if a thread cannot be started.
-    ReadPool(uint32_t n_threads, Perform perform);
+    // Reads are recorded on `timeline`, if there is one, with the time they were queued.
+    ReadPool(uint32_t n_threads, Perform perform, Timeline * timeline = nullptr);
     ~ReadPool();
     ReadPool(const ReadPool &)             = delete;
     ReadPool & operator=(const ReadPool &) = delete;
@@ -30,7 +32,8 @@ class ReadPool {
   private:
     struct Job {
         ReadOp   op;
-        uint64_t number = 0;
+        uint64_t number       = 0;
+        uint64_t submitted_us = 0; // while a timeline records
     };
 
     void   work(uint32_t thread_idx) noexcept;
@@ -39,6 +42,7 @@ class ReadPool {
 
     const uint32_t     n_threads_;
     const Perform      perform_;
+    Timeline * const   timeline_;
     Reader::Completion completion_; // written before the first submit(), which publishes it to the threads
 
     Mutex                  mu_;

@@ -18,22 +18,34 @@ Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expe
 
 Loader::~Loader() = default;
 
-void Loader::on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) {
-    MutexLock lock(impl_->mu_);
-    impl_->policy_->on_route(layer_idx, expert_idxs, n_used, n_tokens);
-}
-
-void Loader::query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n,
-                   bool * resident) const {
-    if (!impl_->layouts_.has(layer_idx, precision)) {
-        std::fill(resident, resident + n, false);
+void Loader::on_route(const Routing & routing) {
+    if (impl_->score_source_) {
+        impl_->set_scores(impl_->score_source_->on_route(routing));
         return;
     }
+    MutexLock lock(impl_->mu_);
+    impl_->policy_->on_route(routing);
+}
+
+void Loader::on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) {
+    MutexLock lock(impl_->mu_);
+    impl_->policy_->on_predict(source_layer_idx, uses.data(), static_cast<uint32_t>(uses.size()));
+}
+
+void Loader::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const {
     const Impl & impl = *impl_;
-    MutexLock    lock(impl.mu_);
-    for (uint32_t i = 0; i < n; i++) {
-        const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
-        resident[i]        = slot && impl.load_of(slot).is_ready();
+    std::fill(best, best + n, Resident::none);
+    MutexLock lock(impl.mu_);
+    for (const Precision precision : {Precision::lo, Precision::hi}) { // hi last: it is the better one
+        if (!impl.layouts_.has(layer_idx, precision)) {
+            continue;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
+            if (slot && impl.load_of(slot).is_ready()) {
+                best[i] = precision == Precision::hi ? Resident::hi : Resident::lo;
+            }
+        }
     }
 }
 
@@ -59,14 +71,63 @@ void Loader::prefetch(const std::vector<ExpertKey> & keys, const std::vector<uin
     std::vector<ReadOp> ops;
     {
         MutexLock lock(impl_->mu_);
-        impl_->prefetch_.assign(keys.begin(), keys.end());
-        impl_->prefetch_parts_ = part_order;
-        ops                    = impl_->next_ops();
+        impl_->set_guesses(keys, part_order);
+        ops = impl_->next_ops();
     }
     impl_->submit(std::move(ops));
 }
 
+void Loader::warm(const std::vector<ExpertKey> & keys) {
+    std::vector<ReadOp> ops;
+    {
+        MutexLock              lock(impl_->mu_);
+        std::vector<ExpertKey> known;
+        for (const ExpertKey key : keys) {
+            const bool has_layer = impl_->layouts_.has(key.layer_idx, key.precision);
+            if (has_layer && key.expert_idx < impl_->layouts_.of(key).n_expert) {
+                known.push_back(key);
+            }
+        }
+        impl_->fill_.insert(impl_->fill_.begin(), known.begin(), known.end());
+        ops = impl_->next_ops();
+    }
+    impl_->submit(std::move(ops));
+}
+
+std::vector<ExpertKey> Loader::hot_set() const {
+    const Impl &                              impl = *impl_;
+    std::vector<std::pair<double, ExpertKey>> copies;
+    {
+        MutexLock lock(impl.mu_);
+        for (size_t c = 0; c < impl.loads_.size(); c++) {
+            for (size_t i = 0; i < impl.loads_[c].size(); i++) {
+                if (impl.loads_[c][i].is_ready()) {
+                    const ExpertKey key = impl.cache_.key_of({static_cast<int32_t>(c), static_cast<int32_t>(i)});
+                    copies.emplace_back(impl.worth(key), key);
+                }
+            }
+        }
+    }
+    std::stable_sort(copies.begin(), copies.end(), [](const auto & a, const auto & b) { return a.first > b.first; });
+    std::vector<ExpertKey> keys;
+    for (const auto & copy : copies) {
+        keys.push_back(copy.second);
+    }
+    return keys;
+}
+
+PrefetchState Loader::prefetch_state() const {
+    MutexLock              lock(impl_->mu_);
+    const PrefetchBudget & budget = impl_->budget_;
+    return {budget.read_bytes_s(), budget.step_us(), budget.window_us(), impl_->stats_.n_prefetch_late,
+            impl_->stats_.n_prefetch_wasted};
+}
+
 void Loader::reset_sequence() {
+    if (impl_->score_source_) {
+        impl_->set_scores(impl_->score_source_->reset());
+        return;
+    }
     MutexLock lock(impl_->mu_);
     impl_->policy_->reset();
 }
@@ -109,7 +170,7 @@ std::vector<uint8_t> Loader::residency(uint16_t layer_idx, Precision precision) 
     std::vector<uint8_t> out(impl.layouts_.of({layer_idx, 0, precision}).n_expert, 0);
     for (size_t i = 0; i < out.size(); i++) {
         const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(i), precision});
-        if (slot && !impl.load_of(slot).failed) {
+        if (slot && !impl.load_of(slot).is_leaving()) {
             out[i] = impl.load_of(slot).is_ready() ? 2 : 1;
         }
     }

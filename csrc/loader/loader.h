@@ -16,6 +16,8 @@
 #include "cache/expert_cache.h"
 #include "io/reader.h"
 #include "policy/eviction.h"
+#include "policy/precision.h"
+#include "policy/score_source.h"
 
 #include <array>
 #include <cstdint>
@@ -28,13 +30,15 @@
 namespace hobbit {
 
 struct LoaderOptions {
-    uint64_t    expert_memory_bytes = 0;        // arenas of all slots together
-    double      lo_share            = 0.5;      // of expert_memory_bytes, for lo copies (if the model has any)
-    uint64_t    stream_bytes        = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
-    uint64_t    max_read_bytes      = 2 << 20;  // longer extents are read in pieces of this, in parallel
-    bool        fill                = false; // read what fits as a whole (a class with a slot for every copy) at once
-    std::string eviction            = "frequency";
-    MakeArena   make_arena; // of slots and stream buffers; empty: ordinary memory
+    uint64_t     expert_memory_bytes = 0;   // arenas of all slots together
+    double       lo_share            = 0.5; // of expert_memory_bytes, for lo copies (if the model has any)
+    uint64_t     stream_bytes   = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
+    uint64_t     max_read_bytes = 2 << 20;  // longer extents are read in pieces of this, in parallel
+    bool         fill           = false;    // read what fits as a whole (a class with a slot for every copy) at once
+    EvictionSpec eviction;
+    // Instead of `eviction`, if given: a policy that may wait, asked under no lock.
+    std::shared_ptr<ScoreSource> score_source;
+    MakeArena                    make_arena; // of slots and stream buffers; empty: ordinary memory
 };
 
 struct LoaderStats {
@@ -45,10 +49,26 @@ struct LoaderStats {
     uint64_t n_reads                      = 0;
     uint64_t n_retries                    = 0;
     uint64_t n_evictions                  = 0;
-    uint64_t n_prefetched                 = 0; // copies read ahead ...
-    uint64_t n_prefetch_used              = 0; // ... and wanted by a step before they went
+    uint64_t n_prefetched                 = 0; // copies begun to be read ahead on a guess ...
+    uint64_t n_prefetch_used              = 0; // ... wanted by a step before they went ...
+    uint64_t n_prefetch_late              = 0; // ... of those, before they were complete ...
+    uint64_t n_prefetch_wasted            = 0; // ... and gone before anybody wanted them
+    uint64_t prefetched_bytes             = 0; // of all those copies; each is counted once below when it is judged:
+    uint64_t prefetch_useful_bytes        = 0; // complete when they were wanted
+    uint64_t prefetch_late_bytes          = 0; // wanted while they were read
+    uint64_t prefetch_wasted_bytes        = 0; // read (or in flight) for nothing
+    uint64_t prefetch_cancelled_bytes     = 0; // not read any more, since the guess was wrong
     uint64_t stall_us                     = 0; // compute waited for the drive
     uint64_t resident_bytes[n_precisions] = {};
+};
+
+// What a look-ahead is chosen by. Means over the last steps, 0 until they were measured.
+struct PrefetchState {
+    double   read_bytes_s = 0; // of the drive while it is busy
+    double   step_us      = 0; // from step to step, waits included
+    double   window_us    = 0; // of that, without a read that a step waits for
+    uint64_t n_late       = 0; // as in LoaderStats
+    uint64_t n_wasted     = 0;
 };
 
 class LoadStep;
@@ -59,7 +79,7 @@ class Loader {
     using ExtentOf = std::function<FileExtent(ExpertKey key, uint32_t part_idx)>;
 
     // `layouts` and `reader` are borrowed for the loader's life. `n_expert` is [n_layers].
-    // Throws std::bad_alloc, std::invalid_argument (unknown eviction policy).
+    // Throws std::bad_alloc, std::invalid_argument (unknown eviction policy or parameter).
     Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, ExtentOf extent_of, Reader & reader,
            const LoaderOptions & options);
     // Waits for the reads in flight. REQUIRES: no LoadStep lives.
@@ -67,11 +87,14 @@ class Loader {
     Loader(const Loader &)             = delete;
     Loader & operator=(const Loader &) = delete;
 
-    // Tells the eviction policy what a layer routed: expert_idxs is [n_tokens][n_used].
-    void on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens);
+    // Tells the eviction policy what a layer routed; to be followed by begin() for that layer.
+    void on_route(const Routing & routing);
 
-    // Whether each copy is resident and complete. expert_idxs [n], resident [n].
-    void query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n, bool * resident) const;
+    // Tells the eviction policy what is expected; see EvictionPolicy::on_predict.
+    void on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses);
+
+    // The best copy of each expert that is resident and complete. expert_idxs [n], best [n].
+    void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const;
 
     // Pins the copies that are resident, starts reading the others. `keys` are distinct, of one layer, in the order in
     // which they will be needed; `part_order` lists that layer's part indices in the order of use (for each precision
@@ -79,10 +102,21 @@ class Loader {
     std::unique_ptr<LoadStep> begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
                                     Admission admission);
 
-    // Copies that the next step will probably want, the likeliest first. They are read, one after the other, while the
-    // drive has nothing else to do, into slots from which the least valued copies go. Replaces the list given before;
-    // what of it is being read goes on. `part_order` as for begin().
+    // Copies that the coming steps will probably want, the likeliest first; distinct. Those that are resident are kept
+    // if at all possible; the others are read, one after the other, while the drive has nothing else to do, as far as
+    // it will bring them in time, into slots from which the least valued copies go. Replaces the list given before:
+    // what of that is being read goes on if it is in this one, and is given up between two reads otherwise. A step ends
+    // the guesses about its layer. `part_order` as for begin().
     void prefetch(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order);
+
+    // Copies to be read in the background, in this order, as far as slots are free: nothing is evicted for them, and as
+    // long as no token chose them, the last of them go first. Those that the model does not have are left out.
+    void warm(const std::vector<ExpertKey> & keys);
+
+    // The complete copies, those most worth keeping first: what warm() would be given by the next run.
+    std::vector<ExpertKey> hot_set() const;
+
+    PrefetchState prefetch_state() const;
 
     // A new sequence begins.
     void reset_sequence();

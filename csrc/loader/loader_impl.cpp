@@ -2,14 +2,20 @@
 
 #include <algorithm>
 #include <cassert>
+#include <chrono>
 #include <utility>
 
 namespace hobbit {
 
 namespace {
 
-constexpr uint32_t max_prefetch_in_flight = 2; // operations
-constexpr uint32_t min_slots_per_used     = 4; // of a class, below which nothing is read ahead
+// Two reads at once keep a drive busy enough, and leave threads on which a wanted one begins at once.
+constexpr uint32_t max_ahead_in_flight = 2;
+
+uint64_t now_us() {
+    const auto since = std::chrono::steady_clock::now().time_since_epoch();
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(since).count());
+}
 
 uint64_t copy_bytes(const CopyLayout & layout) {
     uint64_t n = 0;
@@ -19,13 +25,33 @@ uint64_t copy_bytes(const CopyLayout & layout) {
     return n;
 }
 
+// Bytes of a lo copy over those of a hi copy, over the whole model; without lo copies it does not matter.
+double lo_cost(const CopyLayouts & layouts) {
+    uint64_t n_bytes[n_precisions] = {};
+    for (int precision = 0; precision < n_precisions; precision++) {
+        for (const CopyLayout & layout : layouts.layouts[precision]) {
+            n_bytes[precision] += layout.n_expert * copy_bytes(layout);
+        }
+    }
+    return n_bytes[0] > 0 ? static_cast<double>(n_bytes[1]) / static_cast<double>(n_bytes[0]) : 0.0;
+}
+
+std::unique_ptr<EvictionPolicy> make_policy(const LoaderOptions & options, const EvictionModel & model) {
+    if (options.score_source) {
+        return std::make_unique<TableEviction>(options.score_source->begin(model));
+    }
+    return make_eviction_policy(options.eviction, model);
+}
+
 } // namespace
 
 Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert,
                    const std::vector<uint32_t> & n_slots, const std::vector<Arena> & arenas, ExtentOf extent_of,
                    Reader & reader, const LoaderOptions & options)
-    : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), reader_(reader),
-      max_in_flight_(std::max(reader.queue_depth(), 1u) * 2), policy_(make_eviction_policy(options.eviction, n_expert)),
+    : layouts_(layouts), arenas_(arenas), extent_of_(std::move(extent_of)), score_source_(options.score_source),
+      reader_(reader), max_in_flight_(std::max(reader.queue_depth(), 1u) * 2),
+      max_ahead_in_flight_(std::clamp(reader.queue_depth() / 2, 1u, max_ahead_in_flight)),
+      policy_(make_policy(options, {n_expert, lo_cost(layouts)})),
       cache_(layouts, n_slots, [this](ExpertKey key) { return worth(key); }),
       queue_(reader.alignment(), options.max_read_bytes),
       ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment(), options.make_arena) {
@@ -46,8 +72,7 @@ void Loader::Impl::start_filling() {
             const auto & of_layer = layouts_.layouts[precision];
             for (uint16_t layer_idx = 0; layer_idx < of_layer.size(); layer_idx++) {
                 const CopyLayout & layout = of_layer[layer_idx];
-                const auto slots = layout.n_expert > 0 ? cache_.n_slots(static_cast<int32_t>(layout.class_idx)) : 0;
-                if (layout.n_expert == 0 || slots < layouts_.classes[layout.class_idx].n_copies) {
+                if (layout.n_expert == 0 || !fits_as_a_whole(layout.class_idx)) {
                     continue;
                 }
                 for (uint16_t expert_idx = 0; expert_idx < layout.n_expert; expert_idx++) {
@@ -60,12 +85,22 @@ void Loader::Impl::start_filling() {
     submit(std::move(ops));
 }
 
+bool Loader::Impl::fits_as_a_whole(uint32_t class_idx) const {
+    return cache_.n_slots(static_cast<int32_t>(class_idx)) >= layouts_.classes[class_idx].n_copies;
+}
+
+void Loader::Impl::set_scores(ScoreTable scores) {
+    MutexLock lock(mu_);
+    static_cast<TableEviction &>(*policy_).set_scores(std::move(scores));
+}
+
 // A hi copy serves whatever its lo copy would, so beside it the lo copy is the first to go.
 double Loader::Impl::worth(ExpertKey key) const {
     if (key.precision == Precision::lo && cache_.find({key.layer_idx, key.expert_idx, Precision::hi})) {
         return -1.0;
     }
-    return policy_->score(key);
+    const SlotRef slot = cache_.find(key);
+    return policy_->score(key) + (slot ? load_of(slot).prior : 0.0);
 }
 
 Loader::Impl::~Impl() {
@@ -73,7 +108,7 @@ Loader::Impl::~Impl() {
         MutexLock lock(mu_);
         assert(n_live_steps_ == 0);
         closing_ = true;
-        prefetch_.clear();
+        guesses_.clear();
         fill_.clear();
         queue_.clear();
         while (queue_.n_in_flight() > 0) {
@@ -101,30 +136,41 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
                              const std::vector<uint32_t> & part_order, Admission admission) {
     state.request_idxs.resize(leases.size());
     std::vector<uint32_t> missing; // lease indices
+    struct Promoted {
+        uint32_t  lease_idx;
+        ReadOrder orders[max_parts];
+    };
+    std::vector<Promoted> promoted;
     n_live_steps_++;
     const uint64_t step_no = n_steps_++;
-    prefetch_.clear(); // it was about this step: what is right of it is wanted now
+    budget_.on_step(now_us());
 
     // All that is resident is pinned before anything is admitted: a step never evicts what it needs itself.
     for (uint32_t i = 0; i < leases.size(); i++) {
         LoadStep::Lease & lease     = leases[i];
         const int         precision = static_cast<int>(lease.key.precision);
         const SlotRef     slot      = cache_.find(lease.key);
-        // A failed copy is still held by another step; this one streams it, and so tries again.
-        if (slot && !load_of(slot).failed) {
+        // A copy that is leaving is still held, by another step or by reads in flight; this one streams it.
+        if (slot && !load_of(slot).is_leaving()) {
             cache_.pin(slot);
             lease.slot = slot;
             lease.hit  = load_of(slot).is_ready();
-            stats_.n_prefetch_used += load_of(slot).prefetched ? 1 : 0;
-            load_of(slot).prefetched = false;
+            judge_wanted(slot);
+            if (load_of(slot).is_ahead && !lease.hit) {
+                promoted.push_back({i, {}});
+            }
+            load_of(slot).is_ahead = false;
         } else {
             missing.push_back(i);
         }
         (lease.hit ? stats_.n_hits : stats_.n_misses)[precision]++;
         state.request_idxs[i].fill(-1);
     }
+    if (!leases.empty()) {
+        disprove_guesses(leases[0].key.layer_idx);
+    }
     for (const uint32_t i : missing) {
-        leases[i].slot = admit(leases[i].key, admission);
+        leases[i].slot = admit_wanted(leases[i].key, admission);
         if (leases[i].slot) {
             cache_.pin(leases[i].slot);
         }
@@ -135,6 +181,10 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
     ReadOrder order;
     order.step_no = step_no;
     for (const uint32_t part_idx : part_order) {
+        for (Promoted & p : promoted) { // first: some of it was read
+            p.orders[part_idx] = order;
+            order.rank++;
+        }
         for (const uint32_t i : missing) {
             const LoadStep::Lease & lease = leases[i];
             if (lease.slot) {
@@ -151,6 +201,19 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
             order.rank++;
         }
     }
+    for (const Promoted & p : promoted) {
+        queue_.promote(leases[p.lease_idx].slot, p.orders);
+    }
+    note_free();
+#ifndef NDEBUG
+    check_reads_ahead();
+#endif
+}
+
+void Loader::Impl::note_free() {
+    if (queue_.n_wanted() == 0) {
+        budget_.on_free(now_us());
+    }
 }
 
 SlotRef Loader::Impl::admit(ExpertKey key, Admission admission) {
@@ -166,6 +229,7 @@ SlotRef Loader::Impl::admit(ExpertKey key, Admission admission) {
         stats_.resident_bytes[static_cast<int>(layouts_.classes[static_cast<size_t>(slot.class_idx)].precision)] -=
             load.n_bytes;
     }
+    judge_unwanted(load, 0);
     load          = {};
     load.occupied = true;
     load.n_bytes  = copy_bytes(layouts_.of(key));
@@ -193,63 +257,19 @@ std::vector<ReadOp> Loader::Impl::next_ops() {
         const ReadTarget target{{}, idx, request.part_idx, request.precision};
         request.n_pieces_left = queue_.push(request.extent, request.data, target, request.order);
     }
-    // What is read ahead bears the number of the step to come: it is behind all that is wanted now, and ahead of the
-    // rest once that step has begun. Two reads of it at once keep the drive busy and let a demand read pass soon.
-    while (!queue_.empty() || (queue_.n_in_flight() < max_prefetch_in_flight && (queue_prefetch() || queue_fill()))) {
-        const bool is_ahead = queue_.first_order().step_no >= n_steps_;
-        if (queue_.n_in_flight() >= (is_ahead ? max_prefetch_in_flight : max_in_flight_)) {
+    // What is wanted is behind nothing but the reads in flight, and few of those read ahead.
+    while (!queue_.empty() || (queue_.n_in_flight() < max_ahead_in_flight_ && (queue_guess() || queue_fill()))) {
+        const bool is_ahead = queue_.first_order().is_ahead;
+        if (queue_.n_in_flight() >= (is_ahead ? max_ahead_in_flight_ : max_in_flight_)) {
             break;
         }
         ops.push_back(queue_.pop());
     }
-    stats_.n_reads += ops.size();
+    if (!ops.empty()) {
+        stats_.n_reads += ops.size();
+        budget_.on_submit(now_us());
+    }
     return ops;
-}
-
-bool Loader::Impl::queue_prefetch() {
-    while (!prefetch_.empty()) {
-        const ExpertKey key = prefetch_.front();
-        prefetch_.pop_front();
-        const SizeClass & size_class = layouts_.classes[layouts_.of(key).class_idx];
-        const auto        class_idx  = static_cast<int32_t>(layouts_.of(key).class_idx);
-        if (cache_.n_slots(class_idx) < min_slots_per_used * size_class.max_n_used) {
-            continue; // a small cache holds what the token needs, not what it may need next
-        }
-        if (queue_ahead(key)) {
-            load_of(cache_.find(key)).prefetched = true;
-            stats_.n_prefetched++;
-            return true;
-        }
-    }
-    return false;
-}
-
-bool Loader::Impl::queue_fill() {
-    while (!fill_.empty()) {
-        const ExpertKey key = fill_.front();
-        fill_.pop_front();
-        if (queue_ahead(key)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-bool Loader::Impl::queue_ahead(ExpertKey key) {
-    const SlotRef slot = admit(key, Admission::always);
-    if (!slot) {
-        return false;
-    }
-    ReadOrder order;
-    order.step_no = n_steps_;
-    for (uint32_t part_idx = 0; part_idx < layouts_.of(key).parts.size(); part_idx++) {
-        order.rank = part_idx;
-        for (uint32_t i = 0; i < prefetch_parts_.size(); i++) {
-            order.rank = prefetch_parts_[i] == part_idx ? i : order.rank;
-        }
-        queue_part(slot, key, part_idx, order);
-    }
-    return true;
 }
 
 void Loader::Impl::submit(std::vector<ReadOp> ops) {
@@ -264,9 +284,13 @@ void Loader::Impl::on_completion(uint64_t tag, const Status & status) {
         MutexLock lock(mu_);
         done_.clear();
         queue_.finish(tag, done_);
+        uint64_t n_bytes = 0;
         for (const ReadPiece & piece : done_) {
+            n_bytes += piece.extent.n_bytes;
             settle(piece, status);
         }
+        budget_.on_complete(now_us(), n_bytes, queue_.n_in_flight());
+        note_free();
         ops = next_ops();
     }
     changed_.notify_all();
@@ -274,10 +298,14 @@ void Loader::Impl::on_completion(uint64_t tag, const Status & status) {
 }
 
 void Loader::Impl::settle(const ReadPiece & piece, const Status & status) {
-    const bool is_wanted = piece.target.slot || !ring_.at(piece.target.request_idx).abandoned;
+    const bool is_wanted =
+        piece.target.slot ? !load_of(piece.target.slot).is_cancelled : !ring_.at(piece.target.request_idx).abandoned;
     if (!status.ok() && !piece.is_retry && is_wanted && !closing_) {
         stats_.n_retries++;
-        queue_.retry(piece);
+        ReadPiece again = piece;
+        // It may have been promoted while it was in flight.
+        again.order.is_ahead = piece.target.slot && load_of(piece.target.slot).is_ahead;
+        queue_.retry(again);
         return;
     }
     if (status.ok()) {
@@ -302,7 +330,8 @@ void Loader::Impl::settle_slot(const ReadPiece & piece, const Status & status) {
         }
     }
     if (load.n_left == 0) {
-        if (!load.failed) {
+        stop_reading_ahead(piece.target.slot);
+        if (load.is_ready()) {
             stats_.resident_bytes[static_cast<int>(piece.target.precision)] += load.n_bytes;
         }
         unpin(piece.target.slot);
@@ -355,7 +384,7 @@ void Loader::Impl::drop_request(int32_t request_idx) {
 
 void Loader::Impl::unpin(SlotRef slot) {
     cache_.unpin(slot);
-    if (cache_.n_pins(slot) == 0 && load_of(slot).failed) {
+    if (cache_.n_pins(slot) == 0 && load_of(slot).is_leaving()) {
         evict(slot);
     }
 }
@@ -365,6 +394,7 @@ void Loader::Impl::evict(SlotRef slot) {
     if (load.is_ready()) {
         stats_.resident_bytes[static_cast<int>(cache_.key_of(slot).precision)] -= load.n_bytes;
     }
+    judge_unwanted(load, 0);
     load = {};
     cache_.erase(slot);
 }

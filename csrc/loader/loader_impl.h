@@ -14,6 +14,7 @@
 #pragma once
 
 #include "loader/loader.h"
+#include "loader/prefetch_budget.h"
 #include "loader/read_queue.h"
 #include "loader/stream_ring.h"
 
@@ -22,15 +23,19 @@ namespace hobbit {
 // The progress of the copy in a slot.
 struct SlotLoad {
     bool     occupied                 = false;
-    bool     prefetched               = false; // and no step wanted it yet
+    bool     is_ahead                 = false; // its queued pieces are of the class that waits for what is wanted
+    bool     prefetched               = false; // read ahead on a guess, and no step wanted it yet
+    bool     is_cancelled             = false; // the guess was wrong: leaves with the last of its reads
     uint32_t n_pieces_left[max_parts] = {};    // [part]
     bool     part_failed[max_parts]   = {};
     uint32_t n_left                   = 0; // pieces of all parts; the loader holds a pin of its own while > 0
     bool     failed                   = false;
     uint64_t n_bytes                  = 0; // of the copy, without padding
+    double   prior                    = 0; // worth of a copy that was read before any token chose it
     Status   status;                       // of the first read that failed
 
-    bool is_ready() const { return occupied && n_left == 0 && !failed; }
+    bool is_leaving() const { return failed || is_cancelled; }
+    bool is_ready() const { return occupied && n_left == 0 && !is_leaving(); }
     bool is_ready(uint32_t part_idx) const { return n_pieces_left[part_idx] == 0 && !part_failed[part_idx]; }
 };
 
@@ -58,8 +63,12 @@ struct Loader::Impl {
         HOBBIT_REQUIRES(mu_);
     // Gives up a streamed part, read or not.
     void drop_request(int32_t request_idx) HOBBIT_REQUIRES(mu_);
-    // A copy that failed leaves with its last pin, so that the next step reads it anew.
+    // A copy that failed or was cancelled leaves with its last pin, so that the next step reads it anew.
     void unpin(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    // Replaces the guesses: soft pins for what is resident, the rest to be read; what is being read and not among them
+    // is given up.
+    void set_guesses(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order)
+        HOBBIT_REQUIRES(mu_);
     // Takes out an unpinned copy.
     void evict(SlotRef slot) HOBBIT_REQUIRES(mu_);
     // The operations that the reader has room for. Submit them after unlocking.
@@ -67,7 +76,9 @@ struct Loader::Impl {
     void                submit(std::vector<ReadOp> ops) HOBBIT_EXCLUDES(mu_);
     void                check_invariants() const HOBBIT_REQUIRES(mu_);
 
-    double           worth(ExpertKey key) const HOBBIT_REQUIRES(mu_); // of keeping a copy
+    void             set_scores(ScoreTable scores) HOBBIT_EXCLUDES(mu_);
+    bool             fits_as_a_whole(uint32_t class_idx) const HOBBIT_REQUIRES(mu_); // a slot for every copy
+    double           worth(ExpertKey key) const HOBBIT_REQUIRES(mu_);                // of keeping a copy
     SlotLoad &       load_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     const SlotLoad & load_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
     std::byte *      slot_data(SlotRef slot, ExpertKey key, uint32_t part_idx) const;
@@ -75,8 +86,11 @@ struct Loader::Impl {
     const CopyLayouts &        layouts_;
     const std::vector<Arena> & arenas_; // [class]
     const ExtentOf             extent_of_;
-    Reader &                   reader_;
-    const uint32_t             max_in_flight_; // operations handed to the reader; the rest can still be cancelled
+    // If it is given, policy_ is the table of its scores. Called without mu_.
+    const std::shared_ptr<ScoreSource> score_source_;
+    Reader &                           reader_;
+    const uint32_t max_in_flight_;       // operations handed to the reader; the rest can still be cancelled
+    const uint32_t max_ahead_in_flight_; // ... that read ahead: at most half of the reader's threads
 
     mutable Mutex                             mu_;
     CondVar                                   changed_; // a part became ready or failed, or the last read ended
@@ -89,22 +103,37 @@ struct Loader::Impl {
     std::vector<ReadPiece> done_              HOBBIT_GUARDED_BY(mu_);     // of the completion at work
     uint64_t n_steps_                         HOBBIT_GUARDED_BY(mu_) = 0; // begun
     uint64_t n_live_steps_                    HOBBIT_GUARDED_BY(mu_) = 0;
-    std::deque<ExpertKey> prefetch_           HOBBIT_GUARDED_BY(mu_); // still to be read ahead
-    std::vector<uint32_t> prefetch_parts_     HOBBIT_GUARDED_BY(mu_); // their order of use
+    std::vector<ExpertKey> guesses_           HOBBIT_GUARDED_BY(mu_); // copies to be read ahead, the likeliest first
+    size_t next_guess_                        HOBBIT_GUARDED_BY(mu_) = 0; // the first that was not begun
+    std::vector<uint32_t> guess_parts_        HOBBIT_GUARDED_BY(mu_);     // their order of use
+    std::vector<SlotRef> reading_ahead_       HOBBIT_GUARDED_BY(mu_); // guesses begun, incomplete and not wanted yet
+    int64_t guess_bytes_left_                 HOBBIT_GUARDED_BY(mu_) = 0; // of the budget until the next guesses
+    PrefetchBudget budget_                    HOBBIT_GUARDED_BY(mu_);
+    uint64_t n_ahead_                         HOBBIT_GUARDED_BY(mu_) = 0; // copies queued ahead so far
     std::deque<ExpertKey> fill_ HOBBIT_GUARDED_BY(mu_); // to be read when there is nothing to guess either
     bool closing_               HOBBIT_GUARDED_BY(mu_) = false;
 
   private:
+    void    check_reads_ahead() const HOBBIT_REQUIRES(mu_);
     void    start_filling() HOBBIT_EXCLUDES(mu_);
     void    on_completion(uint64_t tag, const Status & status) HOBBIT_EXCLUDES(mu_);
     SlotRef admit(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_);
     void    queue_part(SlotRef slot, ExpertKey key, uint32_t part_idx, ReadOrder order) HOBBIT_REQUIRES(mu_);
-    bool    queue_prefetch() HOBBIT_REQUIRES(mu_); // the next copy of prefetch_ that is absent; false: none left
-    bool    queue_fill() HOBBIT_REQUIRES(mu_);     // the same of fill_
-    bool    queue_ahead(ExpertKey key) HOBBIT_REQUIRES(mu_); // false: resident, or everything is in use
-    void    settle(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
-    void    settle_slot(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
-    void    settle_stream(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
+    SlotRef admit_wanted(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_); // at the cost of guesses, if need be
+    bool    queue_guess() HOBBIT_REQUIRES(mu_); // the next of guesses_ that is absent; false: none left, or no budget
+    bool    queue_fill() HOBBIT_REQUIRES(mu_);  // the same of fill_
+    SlotRef queue_ahead(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_); // none: resident, or no slot for it
+    void    judge_wanted(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    void    judge_unwanted(SlotLoad & load, uint64_t cancelled_bytes) HOBBIT_REQUIRES(mu_);
+    void    stop_reading_ahead(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    void    cancel_ahead(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    void    give_up(const std::function<bool(SlotRef)> & is_given_up) HOBBIT_REQUIRES(mu_); // of reading_ahead_
+    // The layer's own choice is known: guesses about it that are not wanted end here.
+    void disprove_guesses(uint16_t layer_idx) HOBBIT_REQUIRES(mu_);
+    void note_free() HOBBIT_REQUIRES(mu_); // tells the budget if nothing is wanted any more
+    void settle(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
+    void settle_slot(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
+    void settle_stream(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
 };
 
 } // namespace hobbit

@@ -9,6 +9,8 @@ void Loader::Impl::check_invariants() const {
     cache_.check_invariants();
     ring_.check_invariants();
 
+    check_reads_ahead();
+
     // Pieces that are queued or in flight, by where they go.
     std::vector<std::vector<SlotLoad>> slot_pieces;
     std::vector<uint32_t>              stream_pieces;
@@ -65,6 +67,45 @@ void Loader::Impl::check_invariants() const {
         n_stream_pieces -= n;
     }
     check_invariant(n_stream_pieces == 0, "every streamed read has a request");
+}
+
+void Loader::Impl::check_reads_ahead() const {
+    check_invariant(queue_.n_ahead_in_flight() <= max_ahead_in_flight_,
+                    "reads ahead leave the drive to what is wanted");
+    uint32_t                 n_wanted = 0;
+    std::vector<std::byte *> targets;
+    for (const ReadPiece & piece : queue_.pieces()) {
+        n_wanted += piece.order.is_ahead ? 0 : 1;
+        targets.push_back(piece.dst);
+    }
+    check_invariant(n_wanted == queue_.n_wanted(), "wanted reads are counted");
+    std::sort(targets.begin(), targets.end());
+    check_invariant(std::adjacent_find(targets.begin(), targets.end()) == targets.end(),
+                    "nothing is read twice at once");
+    for (const ReadPiece & piece : queue_.queued_pieces()) {
+        if (piece.target.slot) {
+            const SlotLoad & load = load_of(piece.target.slot);
+            check_invariant(!load.is_cancelled, "of a cancelled guess nothing is queued");
+            check_invariant(piece.order.is_ahead == load.is_ahead, "a wanted copy's reads are promoted");
+        }
+    }
+    uint64_t unjudged_bytes = 0;
+    for (size_t c = 0; c < loads_.size(); c++) {
+        for (size_t i = 0; i < loads_[c].size(); i++) {
+            const SlotLoad & load = loads_[c][i];
+            const SlotRef    slot{static_cast<int32_t>(c), static_cast<int32_t>(i)};
+            unjudged_bytes += load.prefetched ? load.n_bytes : 0;
+            const bool is_listed =
+                std::find(reading_ahead_.begin(), reading_ahead_.end(), slot) != reading_ahead_.end();
+            check_invariant(is_listed == (load.prefetched && load.n_left > 0), "guesses in progress are listed");
+            check_invariant(!load.prefetched || cache_.n_pins(slot) == (load.n_left > 0 ? 1u : 0u),
+                            "a copy that a step holds is no guess any more");
+        }
+    }
+    check_invariant(stats_.prefetched_bytes == unjudged_bytes + stats_.prefetch_useful_bytes +
+                                                   stats_.prefetch_late_bytes + stats_.prefetch_wasted_bytes +
+                                                   stats_.prefetch_cancelled_bytes,
+                    "bytes read ahead are judged once");
 }
 
 } // namespace hobbit

@@ -44,6 +44,7 @@ void ReadQueue::enqueue(const ReadPiece & piece) {
     const int32_t idx = free_.back();
     free_.pop_back();
     pieces_[static_cast<size_t>(idx)] = piece;
+    n_wanted_ += piece.order.is_ahead ? 0 : 1;
     queued_.push_back(idx);
     std::push_heap(queued_.begin(), queued_.end(), Later{pieces_});
 }
@@ -64,6 +65,7 @@ int32_t ReadQueue::take_first() {
 bool ReadQueue::can_merge(const ReadPiece & last, const ReadPiece & next, uint64_t n_bytes) const {
     // A retry goes alone, so that one bad block fails only the part that it lies in.
     return last.congruent && next.congruent && !last.is_retry && !next.is_retry &&
+           last.order.is_ahead == next.order.is_ahead && // what is wanted does not wait for a guess
            last.extent.file_idx == next.extent.file_idx &&
            last.extent.offset + last.extent.n_bytes == next.extent.offset && next.extent.offset % align_ == 0 &&
            n_bytes + next.extent.n_bytes <= max_read_bytes_;
@@ -91,36 +93,75 @@ ReadOp ReadQueue::pop() {
         last.next = idx;
     }
     n_in_flight_++;
+    n_ahead_in_flight_ += pieces_[op.tag].order.is_ahead ? 1 : 0;
     return op;
 }
 
 void ReadQueue::finish(uint64_t tag, std::vector<ReadPiece> & done) {
     assert(n_in_flight_ > 0);
     n_in_flight_--;
+    n_ahead_in_flight_ -= pieces_[tag].order.is_ahead ? 1 : 0;
     for (int32_t idx = static_cast<int32_t>(tag); idx >= 0;) {
         const ReadPiece & piece = pieces_[static_cast<size_t>(idx)];
         done.push_back(piece);
+        n_wanted_ -= piece.order.is_ahead ? 0 : 1;
         free_.push_back(idx);
         idx = piece.next;
     }
 }
 
-uint32_t ReadQueue::cancel(int32_t request_idx) {
-    const auto is_cancelled = [&](int32_t idx) {
-        const ReadTarget & target = pieces_[static_cast<size_t>(idx)].target;
-        return !target.slot && target.request_idx == request_idx;
-    };
-    const auto end = std::partition(queued_.begin(), queued_.end(), [&](int32_t idx) { return !is_cancelled(idx); });
-    const auto n   = static_cast<uint32_t>(queued_.end() - end);
+template <typename Matches, typename Drop> void ReadQueue::drop_queued(Matches matches, Drop drop) {
+    const auto at  = [this](int32_t idx) -> const ReadPiece & { return pieces_[static_cast<size_t>(idx)]; };
+    const auto end = std::partition(queued_.begin(), queued_.end(), [&](int32_t idx) { return !matches(at(idx)); });
+    for (auto it = end; it != queued_.end(); ++it) {
+        n_wanted_ -= at(*it).order.is_ahead ? 0 : 1;
+        drop(at(*it));
+    }
     free_.insert(free_.end(), end, queued_.end());
     queued_.erase(end, queued_.end());
     std::make_heap(queued_.begin(), queued_.end(), Later{pieces_});
+}
+
+uint32_t ReadQueue::cancel(int32_t request_idx) {
+    uint32_t n = 0;
+    drop_queued([=](const ReadPiece & p) { return !p.target.slot && p.target.request_idx == request_idx; },
+                [&](const ReadPiece &) { n++; });
     return n;
 }
 
+uint64_t ReadQueue::cancel(SlotRef slot, uint32_t * n_pieces_left) {
+    uint64_t n_bytes = 0;
+    drop_queued([=](const ReadPiece & p) { return p.target.slot == slot; },
+                [&](const ReadPiece & p) {
+                    n_pieces_left[p.target.part_idx]--;
+                    n_bytes += p.extent.n_bytes;
+                });
+    return n_bytes;
+}
+
+void ReadQueue::promote(SlotRef slot, const ReadOrder * orders) {
+    for (const int32_t idx : queued_) {
+        ReadPiece & piece = pieces_[static_cast<size_t>(idx)];
+        if (piece.target.slot == slot && piece.order.is_ahead) {
+            const uint32_t piece_idx = piece.order.piece_idx;
+            piece.order              = orders[piece.target.part_idx];
+            piece.order.piece_idx    = piece_idx;
+            n_wanted_++;
+        }
+    }
+    std::make_heap(queued_.begin(), queued_.end(), Later{pieces_});
+}
+
 void ReadQueue::clear() {
-    free_.insert(free_.end(), queued_.begin(), queued_.end());
-    queued_.clear();
+    drop_queued([](const ReadPiece &) { return true; }, [](const ReadPiece &) {});
+}
+
+std::vector<ReadPiece> ReadQueue::queued_pieces() const {
+    std::vector<ReadPiece> out;
+    for (const int32_t idx : queued_) {
+        out.push_back(pieces_[static_cast<size_t>(idx)]);
+    }
+    return out;
 }
 
 std::vector<ReadPiece> ReadQueue::pieces() const {

@@ -1,5 +1,8 @@
 // The reads that wait for the drive: extents cut into pieces, kept in the order of need, merged into operations.
 //
+// There are two classes. What a step wants goes before all that is read ahead on a guess; a guess that turns out right
+// is promoted, piece by piece, and one that turns out wrong is cancelled up to the pieces in flight.
+//
 // Not thread-safe: the loader calls it under its mutex.
 #pragma once
 
@@ -14,14 +17,15 @@
 
 namespace hobbit {
 
-// Earlier steps first; within one, all its copies' first part in use, then their second, ...
+// What is wanted first. Then earlier steps first; within one, all its copies' first part in use, then their second, ...
 struct ReadOrder {
-    uint64_t step_no   = 0;
+    uint64_t step_no   = 0; // of what is read ahead: the number of the guess
     uint32_t rank      = 0;
     uint32_t piece_idx = 0;
+    bool     is_ahead  = false;
 
     bool operator<(const ReadOrder & o) const {
-        return std::tie(step_no, rank, piece_idx) < std::tie(o.step_no, o.rank, o.piece_idx);
+        return std::tie(is_ahead, step_no, rank, piece_idx) < std::tie(o.is_ahead, o.step_no, o.rank, o.piece_idx);
     }
 };
 
@@ -63,6 +67,11 @@ class ReadQueue {
 
     // Drops a request's queued pieces and returns how many there were; those in flight go on.
     uint32_t cancel(int32_t request_idx);
+    // The same of a slot; subtracts them from n_pieces_left, [max_parts], and returns their bytes.
+    uint64_t cancel(SlotRef slot, uint32_t * n_pieces_left);
+
+    // A slot's queued pieces are wanted now: gives those of each part the order of that part, [max_parts].
+    void promote(SlotRef slot, const ReadOrder * orders);
 
     // Drops everything that is queued.
     void clear();
@@ -71,13 +80,17 @@ class ReadQueue {
     // Of the piece that pop() begins with. REQUIRES: not empty.
     const ReadOrder & first_order() const { return pieces_[static_cast<size_t>(queued_.front())].order; }
     uint32_t          n_in_flight() const { return n_in_flight_; } // operations
+    uint32_t          n_ahead_in_flight() const { return n_ahead_in_flight_; }
+    uint32_t          n_wanted() const { return n_wanted_; } // pieces, queued or in flight, that are not read ahead
 
-    std::vector<ReadPiece> pieces() const; // all that are queued or in flight
+    std::vector<ReadPiece> pieces() const;        // all that are queued or in flight
+    std::vector<ReadPiece> queued_pieces() const; // those that are not in flight
 
   private:
-    void    enqueue(const ReadPiece & piece);
-    int32_t take_first();
-    bool    can_merge(const ReadPiece & last, const ReadPiece & next, uint64_t n_bytes) const;
+    void                                            enqueue(const ReadPiece & piece);
+    template <typename Matches, typename Drop> void drop_queued(Matches matches, Drop drop);
+    int32_t                                         take_first();
+    bool can_merge(const ReadPiece & last, const ReadPiece & next, uint64_t n_bytes) const;
 
     struct Later; // orders the heap
 
@@ -86,7 +99,9 @@ class ReadQueue {
     std::vector<ReadPiece> pieces_;         // slab
     std::vector<int32_t>   free_;           // of the slab
     std::vector<int32_t>   queued_;         // heap, first in order on top
-    uint32_t               n_in_flight_ = 0;
+    uint32_t               n_in_flight_       = 0;
+    uint32_t               n_ahead_in_flight_ = 0;
+    uint32_t               n_wanted_          = 0;
 };
 
 } // namespace hobbit

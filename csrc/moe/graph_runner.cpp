@@ -1,9 +1,11 @@
 #include "moe/graph_runner.h"
 
 #include "moe/graph_nodes.h"
+#include "moe/importance.h"
 #include "tier/device_tier.h"
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
 
 namespace hobbit {
@@ -17,8 +19,8 @@ bool has_own_memory(ggml_backend_t backend) {
 } // namespace
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
-    : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner),
-      predictor_(inner), tiered_(inner) {}
+    : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner), gates_(inner),
+      recorder_(inner), tiered_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -46,20 +48,33 @@ void GraphRunner::end_layer() {
     step_.end();
 }
 
+Status GraphRunner::compute_run() {
+    if (view_.model == nullptr) {
+        return inner_.compute();
+    }
+    const TimelineSpan span(*view_.model->timeline, Timeline::Kind::compute, view_.layer_idx);
+    return inner_.compute();
+}
+
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
-    // A GPU fuses nodes. What the predictor adds would come between them, so there nothing is predicted.
     inner_.set_parent(is_gpu_ ? graph : nullptr);
-    if (!is_gpu_) {
-        predictor_.begin_graph(graph);
-    }
+    begin_pass(graph);
+    recorder_.begin_graph(graph, is_expert_buffer_);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
-            if (!is_gpu_) {
-                predictor_.on_node(inner_, node);
+            gates_.on_node(inner_, node);
+            recorder_.on_node(inner_, node);
+            if (filter_.is_selection(node)) {
+                if (Status status = compute_run(); !status.ok()) {
+                    return status;
+                }
+                if (Status status = filter_.apply(graph, i); !status.ok()) {
+                    return status;
+                }
             }
             ++i;
             continue;
@@ -73,7 +88,7 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
             add_fixed(graph, i);
         } else {
             // Up to the router; also the end of the layer before, whose experts may go now.
-            if (Status status = inner_.compute(); !status.ok()) {
+            if (Status status = compute_run(); !status.ok()) {
                 return status;
             }
             end_layer();
@@ -83,35 +98,102 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
         }
         i = view_.end_idx;
     }
-    return inner_.compute();
+    return compute_run();
+}
+
+// What predicts, how far ahead, and what filters the routers, is the model's to say.
+void GraphRunner::begin_pass(ggml_cgraph * graph) {
+    ModelExperts *      model    = nullptr;
+    const ggml_tensor * tokens   = nullptr; // llama.cpp's input of token ids
+    uint32_t            n_tokens = 0;
+    for (int i = 0; i < ggml_graph_n_nodes(graph) && model == nullptr; ++i) {
+        const ggml_tensor * node = ggml_graph_node(graph, i);
+        if (node->op == GGML_OP_GET_ROWS && std::strcmp(node->src[1]->name, "inp_tokens") == 0) {
+            tokens = node->src[1];
+        } else if (const ExpertTensor * expert = expert_tensor_of(node, is_expert_buffer_); expert != nullptr) {
+            model    = expert->model;
+            n_tokens = static_cast<uint32_t>(node->src[2]->ne[1]);
+        }
+    }
+    filter_.begin_graph(model);
+    gates_.begin_graph(graph, 0);
+    if (model == nullptr) {
+        return; // not a pass through the layers
+    }
+    // A GPU fuses nodes: what a predictor adds would come between them. A tier has experts that need no reading.
+    if (model->prefetch.predictor == "none" || is_gpu_ || model->tier != nullptr) {
+        planner_.reset();
+        planned_for_ = nullptr;
+        return;
+    }
+    if (planner_ == nullptr || planned_for_ != model || planned_version_ != model->prefetch_version) {
+        planner_.reset(); // first: a request that ends here is known to the next one
+        planner_ = std::make_unique<PrefetchPlanner>(model->prefetch, model->predictor_model, model->predictor_shared,
+                                                     *model->layouts, model->prediction_counts);
+        planned_for_     = model;
+        planned_version_ = model->prefetch_version;
+    }
+    gates_.begin_graph(graph, planner_->n_gate_layers());
+    token_ids_.clear();
+    if (tokens != nullptr && tokens->type == GGML_TYPE_I32 && ggml_nelements(tokens) == n_tokens) {
+        token_ids_.resize(n_tokens);
+        ggml_backend_tensor_get(tokens, token_ids_.data(), 0, n_tokens * sizeof(int32_t));
+    }
+    planner_->begin_pass(token_ids_.empty() ? nullptr : token_ids_.data(), n_tokens);
+}
+
+void GraphRunner::prefetch() {
+    if (planner_ == nullptr || planned_for_ != view_.model) {
+        return;
+    }
+    ModelExperts & model = *view_.model;
+    planner_->observe(view_.layer_idx, step_.ids().data(), view_.n_used(), view_.n_tokens());
+    if (view_.n_tokens() > GatesAhead::max_tokens) {
+        model.loader->prefetch({}, view_.part_order); // larger batches need most experts anyway
+        return;
+    }
+    const std::vector<ExpertKey> & keys =
+        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx));
+    model.loader->on_predict(view_.layer_idx, planner_->expected());
+    model.loader->prefetch(keys, view_.part_order);
 }
 
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->loader == nullptr) {
         return Status::error("the model's expert memory was not set before its first token");
     }
+    if (Status status = filter_.check(view_); !status.ok()) {
+        return status;
+    }
+    recorder_.read_weights(view_);
     if (Status status = step_.select(view_); !status.ok()) {
         return status;
     }
-    const int first_idx = view_.nodes.front().node_idx;
-    if (view_.model->tier != nullptr) {
+    if (Status status = recorder_.on_layer(view_, step_.ids()); !status.ok()) {
+        return status;
+    }
+    const int  first_idx = view_.nodes.front().node_idx;
+    const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
+    if (view_.model->tier != nullptr && in_run) {
         tiered_.begin(view_, step_);
         return tiered_.all_resident() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())
                    : tiered_.run(graph, first_idx, inner_, matmul_);
     }
+    if (view_.model->tier != nullptr) {
+        return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");
+    }
     step_.load_all(view_);
     weights_.emplace(*view_.model, step_.loaded(), every_lease_);
-    if (view_.model->prefetch && !is_gpu_) {
-        view_.model->loader->prefetch(predictor_.predict(view_), step_.part_order());
-    }
-    return step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_)
+    prefetch();
+    return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_)
                ? add_resident(graph, first_idx, *weights_)
                : compute_arriving(graph, first_idx);
 }
 
 bool GraphRunner::is_fixed() const {
-    return view_.model->tier != nullptr && view_.model->tier->fixed_slot(view_.layer_idx) >= 0;
+    return view_.model->tier != nullptr && view_.model->tier->fixed_slot(view_.layer_idx) >= 0 &&
+           view_.model->route_log == nullptr && view_.model->importance == nullptr;
 }
 
 // All experts of the layer are on the device for good, in their own order: the router's ids serve as they are.
@@ -171,9 +253,15 @@ Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
             inner_.add(node);
             continue;
         }
+        if (view_.model->importance != nullptr) {
+            if (Status status = compute_run(); !status.ok()) {
+                return status;
+            }
+            view_.model->importance->add(view_, *next, step_.ids());
+        }
         if (!step_.skipped_rows().empty()) {
             // Now, not in the run: what the run still reads may lie in the same memory.
-            if (Status status = inner_.compute(); !status.ok()) {
+            if (Status status = compute_run(); !status.ok()) {
                 return status;
             }
             ExpertMatmul::clear_rows(*next, step_.skipped_rows());
@@ -217,7 +305,7 @@ Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<
     if (!streamed) {
         return {};
     }
-    if (Status status = inner_.compute(); !status.ok()) {
+    if (Status status = compute_run(); !status.ok()) {
         return status;
     }
     for (uint32_t i : lease_idxs) {
@@ -229,14 +317,17 @@ Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<
 Status GraphRunner::complete(Pending & pending) {
     while (!pending.lease_idxs.empty()) {
         arrived_.clear();
-        if (Status status = step_.loaded().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_);
-            !status.ok()) {
-            return status;
+        {
+            const TimelineSpan span(*view_.model->timeline, Timeline::Kind::stall, view_.layer_idx);
+            if (Status status = step_.loaded().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_);
+                !status.ok()) {
+                return status;
+            }
         }
         if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, *weights_, arrived_); !status.ok()) {
             return status;
         }
-        if (Status status = inner_.compute(); !status.ok()) {
+        if (Status status = compute_run(); !status.ok()) {
             return status;
         }
         if (Status status = release_streamed(*pending.node, arrived_); !status.ok()) {
@@ -249,7 +340,7 @@ Status GraphRunner::complete(Pending & pending) {
 Status GraphRunner::complete_all() {
     // What can be computed is computed while the drive works.
     if (!pending_.empty()) {
-        if (Status status = inner_.compute(); !status.ok()) {
+        if (Status status = compute_run(); !status.ok()) {
             return status;
         }
     }

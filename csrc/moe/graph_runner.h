@@ -8,11 +8,13 @@
 #pragma once
 
 #include "moe/expert_matmul.h"
+#include "moe/gates_ahead.h"
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
 #include "moe/loaded_weights.h"
-#include "moe/router_predictor.h"
+#include "moe/route_recorder.h"
+#include "moe/router_filter_step.h"
 #include "moe/tiered_layer.h"
 
 #include <optional>
@@ -38,7 +40,10 @@ class GraphRunner {
         std::vector<uint32_t> lease_idxs;
     };
 
+    Status compute_run(); // what is in inner_, recorded on the model's timeline
     Status run(ggml_cgraph * graph, ModelExperts *& model);
+    void   begin_pass(ggml_cgraph * graph);
+    void   prefetch();
     Status compute_layer(ggml_cgraph * graph);
     bool   is_fixed() const;
     void   add_fixed(ggml_cgraph * graph, int first_idx);
@@ -51,20 +56,27 @@ class GraphRunner {
     Status complete_all();
     bool   reads_pending(const ggml_tensor * expert_node) const;
 
-    IsExpertBuffer  is_expert_buffer_;
-    const bool      is_gpu_; // the inner device fuses nodes, and has memory of its own
-    InnerGraph      inner_;
-    ExpertMatmul    matmul_;
-    LayerView       view_;
-    LayerStep       step_;
-    RouterPredictor predictor_;
-    TieredLayer     tiered_; // where the inner device has a tier of its own
+    IsExpertBuffer   is_expert_buffer_;
+    const bool       is_gpu_; // the inner device fuses nodes, and has memory of its own
+    InnerGraph       inner_;
+    ExpertMatmul     matmul_;
+    LayerView        view_;
+    LayerStep        step_;
+    GatesAhead       gates_;
+    RouterFilterStep filter_;
+    RouteRecorder    recorder_;
+    TieredLayer      tiered_; // where the inner device has a tier of its own
 
     std::optional<LoadedWeights> weights_; // where it multiplies by what the loader holds
     const std::vector<int32_t>   every_lease_;
-    std::vector<Pending>         pending_;
-    std::vector<uint32_t>        ready_;
-    std::vector<uint32_t>        arrived_;
+
+    std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version
+    const ModelExperts *             planned_for_     = nullptr;
+    uint64_t                         planned_version_ = 0;
+    std::vector<Pending>             pending_;
+    std::vector<uint32_t>            ready_;
+    std::vector<uint32_t>            arrived_;
+    std::vector<int32_t>             token_ids_;
 };
 
 } // namespace hobbit

@@ -85,21 +85,14 @@ Status LayerStep::select(const LayerView & view) {
     }
     group_rows(view);
 
-    // All matrices are read, those of this step's nodes first and in the order of their use.
-    part_order_.clear();
-    for (const ExpertNode & n : view.nodes) {
-        part_order_.push_back(n.part_idx);
+    choices_.resize(ids_.size());
+    for (size_t i = 0; i < ids_.size(); ++i) {
+        choices_[i] = precision_.choice_of(ids_[i]);
     }
-    const size_t n_parts = view.model->layers[view.layer_idx].parts[0].size();
-    for (uint32_t part_idx = 0; part_idx < n_parts; ++part_idx) {
-        if (std::find(part_order_.begin(), part_order_.end(), part_idx) == part_order_.end()) {
-            part_order_.push_back(part_idx);
-        }
-    }
-
-    view.model->loader->on_route(view.layer_idx, ids_.data(), view.n_used(), view.n_tokens());
+    const Routing routing{view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()};
+    view.model->loader->on_route(routing);
     if (view.model->tier != nullptr) {
-        view.model->tier->on_route(view.layer_idx, ids_.data(), view.n_used(), view.n_tokens());
+        view.model->tier->on_route(routing);
     }
     ++view.model->counters.n_layer_steps;
     return {};
@@ -110,13 +103,14 @@ void LayerStep::load(const LayerView & view, const std::vector<uint32_t> & key_i
     for (uint32_t i : key_idxs) {
         loaded_keys_.push_back(keys_[i]);
     }
-    load_ = view.model->loader->begin(
-        loaded_keys_, part_order_, view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
+    load_ =
+        view.model->loader->begin(loaded_keys_, view.part_order,
+                                  view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
 }
 
 void LayerStep::load_all(const LayerView & view) {
     load_ = view.model->loader->begin(
-        keys_, part_order_, view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
+        keys_, view.part_order, view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
 }
 
 const std::vector<int32_t> & LayerStep::slot_ids(const ExpertWeights & weights) {

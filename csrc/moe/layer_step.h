@@ -29,8 +29,8 @@ class LayerStep {
     // The experts that are wanted, [n_keys].
     const std::vector<ExpertKey> & keys() const { return keys_; }
 
-    // The layer's parts in the order of their use.
-    const std::vector<uint32_t> & part_order() const { return part_order_; }
+    // The router's choice, [n_tokens][n_used].
+    const std::vector<int32_t> & ids() const { return ids_; }
 
     // Rows whose expert is skipped, ascending: they have no key, and gate weight zero.
     const std::vector<uint32_t> & skipped_rows() const { return skipped_rows_; }
@@ -48,14 +48,14 @@ class LayerStep {
 
     PrecisionStep             precision_;
     std::shared_ptr<LoadStep> load_;
-    std::vector<int32_t>      ids_;    // [n_tokens][n_used]
-    std::vector<int32_t>      key_of_; // [n_expert], -1: not selected, or skipped
+    std::vector<int32_t>      ids_;     // [n_tokens][n_used]
+    std::vector<Choice>       choices_; // [n_tokens][n_used]
+    std::vector<int32_t>      key_of_;  // [n_expert], -1: not selected, or skipped
     std::vector<uint32_t>     skipped_rows_;
     std::vector<ExpertKey>    keys_;
     std::vector<ExpertKey>    loaded_keys_;
     std::vector<uint32_t>     first_row_; // [n_keys + 1] into rows_
     std::vector<uint32_t>     rows_;      // [n_tokens * n_used]
-    std::vector<uint32_t>     part_order_;
     std::vector<int32_t>      slot_ids_;
     std::vector<uint32_t>     cursor_;
 };

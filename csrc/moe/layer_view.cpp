@@ -63,6 +63,15 @@ void find_layer(ggml_cgraph * graph, int first_idx, IsExpertBuffer is_expert_buf
         }
         view.nodes.push_back({i, expert->part_idx, node});
     }
+    view.part_order.clear();
+    for (const ExpertNode & n : view.nodes) {
+        view.part_order.push_back(n.part_idx);
+    }
+    for (uint32_t part_idx = 0; part_idx < n_parts; ++part_idx) {
+        if (std::find(view.part_order.begin(), view.part_order.end(), part_idx) == view.part_order.end()) {
+            view.part_order.push_back(part_idx);
+        }
+    }
     view.end_idx = view.nodes.back().node_idx + 1;
     view.weights = find_weights(graph, first_idx, view);
 }

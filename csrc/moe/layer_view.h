@@ -20,6 +20,7 @@ struct LayerView {
     ModelExperts *          model     = nullptr;
     uint16_t                layer_idx = 0;
     std::vector<ExpertNode> nodes;             // in graph order
+    std::vector<uint32_t>   part_order;        // all parts: those of `nodes` in the order of their use, then the others
     ggml_tensor *           ids     = nullptr; // I32 [n_used, n_tokens], rows may be strided
     ggml_tensor *           weights = nullptr; // F32 [1, n_used, n_tokens], what outputs are multiplied by; or nullptr
     int                     end_idx = 0;       // one past the last expert node

@@ -1,5 +1,7 @@
 #include "moe/model_experts.h"
 
+#include "moe/importance.h"
+
 #include <cstddef>
 #include <utility>
 
@@ -12,6 +14,7 @@ alignas(64) std::byte buffer_anchor[64];
 } // namespace
 
 ModelExperts::ModelExperts() : host_buffer(ggml_backend_cpu_buffer_from_ptr(buffer_anchor, sizeof(buffer_anchor))) {}
+ModelExperts::~ModelExperts() = default;
 
 void ModelExperts::set_error(const Status & error) {
     MutexLock lock(mu_);

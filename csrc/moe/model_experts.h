@@ -1,11 +1,15 @@
 // What the graph runner needs to know of a model's experts; owned by the engine, outlives every graph.
 #pragma once
 
+#include "base/timeline.h"
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
 #include "moe/inner_graph.h"
+#include "moe/route_log.h"
 #include "policy/precision.h"
+#include "policy/router_filter.h"
+#include "predict/prefetch_planner.h"
 
 #include <atomic>
 #include <memory>
@@ -13,6 +17,8 @@
 #include <vector>
 
 namespace hobbit {
+
+class ImportanceRecorder;
 
 // One matrix of a layer's experts in one precision.
 struct PartShape {
@@ -32,6 +38,7 @@ struct StepCounters {
     std::atomic<uint64_t> n_tokens{0}; // tokens of graphs that had experts
     // Of (token, expert) pairs that a precision policy decided on, by what became of them.
     std::atomic<uint64_t> n_pairs_hi{0}, n_pairs_lo{0}, n_pairs_skipped{0};
+    std::atomic<uint64_t> n_pairs_rerouted{0}; // (token, expert) pairs that a router filter put in place of others
     std::atomic<uint64_t> n_scored_rows{0};    // tokens x layers decided on
     std::atomic<uint64_t> dropped_mass_ppm{0}; // gate mass skipped, in millionths of a token's mass in a layer, summed
 };
@@ -41,6 +48,7 @@ class DeviceArena;
 
 struct ModelExperts {
     ModelExperts();
+    ~ModelExperts();
 
     std::vector<LayerShapes> layers; // [layer_idx]
     const CopyLayouts *      layouts = nullptr;
@@ -53,8 +61,20 @@ struct ModelExperts {
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum
-    bool                                   prefetch         = true; // read ahead what the next layer will probably want
-    StepCounters                           counters;
+    std::unique_ptr<ImportanceRecorder>    importance;               // set while the inputs of experts are recorded
+    Timeline *                             timeline = nullptr;       // outlives this; never nullptr while a graph runs
+    // What is read ahead, and on whose word. Set between graphs.
+    PrefetchOptions  prefetch;
+    PredictorShared  predictor_shared;
+    uint64_t         prefetch_version = 0; // changes with the two
+    PredictorModel   predictor_model;
+    PredictionCounts prediction_counts;
+    // Lossy, and "none" unless asked for. Set between graphs.
+    RouterFilterOptions       router_filter;
+    uint64_t                  router_filter_version = 0;
+    std::string               architecture;
+    std::shared_ptr<RouteLog> route_log; // set between graphs; nullptr: nothing is recorded
+    StepCounters              counters;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
     void   set_error(const Status & error);

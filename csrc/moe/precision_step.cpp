@@ -4,7 +4,6 @@
 #include "tier/device_tier.h"
 
 #include <algorithm>
-#include <memory>
 #include <numeric>
 
 namespace hobbit {
@@ -26,41 +25,26 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     std::sort(selected_.begin(), selected_.end());
     selected_.erase(std::unique(selected_.begin(), selected_.end()), selected_.end());
     resident_of_.assign(n_expert, Resident::none);
-    const auto              n = static_cast<uint32_t>(selected_.size());
-    std::unique_ptr<bool[]> is_resident(new bool[n]);
-    for (Precision precision : {Precision::lo, Precision::hi}) {
-        // What is on the device costs nothing; everything below it does.
-        if (view.model->tier != nullptr) {
-            view.model->tier->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
-        } else {
-            view.model->loader->query(view.layer_idx, precision, selected_.data(), n, is_resident.get());
-        }
-        for (uint32_t i = 0; i < n; ++i) {
-            if (is_resident[i]) {
-                resident_of_[static_cast<size_t>(selected_[i])] =
-                    precision == Precision::hi ? Resident::hi : Resident::lo;
-            }
-        }
+    const auto n = static_cast<uint32_t>(selected_.size());
+    resident_.resize(std::max(n, n_used));
+    // What is on the device costs nothing; everything below it does.
+    if (view.model->tier != nullptr) {
+        view.model->tier->find_resident(view.layer_idx, selected_.data(), n, resident_.data());
+    } else {
+        view.model->loader->find_resident(view.layer_idx, selected_.data(), n, resident_.data());
+    }
+    for (uint32_t i = 0; i < n; ++i) {
+        resident_of_[static_cast<size_t>(selected_[i])] = resident_[i];
     }
 
-    ranks_.resize(n_used);
-    sorted_weights_.resize(n_used);
-    sorted_resident_.resize(n_used);
     choices_.resize(n_used);
     for (size_t first = 0; first < ids.size(); first += n_used) {
-        const float * weights = weights_.data() + first;
-        std::iota(ranks_.begin(), ranks_.end(), 0u);
-        std::stable_sort(ranks_.begin(), ranks_.end(),
-                         [weights](uint32_t a, uint32_t b) { return weights[a] > weights[b]; });
-        const float sum   = std::accumulate(weights, weights + n_used, 0.0f);
-        const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
         for (uint32_t i = 0; i < n_used; ++i) {
-            sorted_weights_[i]  = weights[ranks_[i]] * scale;
-            sorted_resident_[i] = resident_of_[static_cast<size_t>(ids[first + ranks_[i]])];
+            resident_[i] = resident_of_[static_cast<size_t>(ids[first + i])];
         }
-        policy.choose(view.layer_idx, sorted_weights_.data(), sorted_resident_.data(), n_used, choices_.data());
+        chooser_.choose(policy, view.layer_idx, weights_.data() + first, resident_.data(), n_used, choices_.data());
         for (uint32_t i = 0; i < n_used; ++i) {
-            Choice & choice = choice_of_[static_cast<size_t>(ids[first + ranks_[i]])];
+            Choice & choice = choice_of_[static_cast<size_t>(ids[first + i])];
             choice          = std::max(choice, choices_[i]);
         }
     }

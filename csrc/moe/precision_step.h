@@ -3,6 +3,7 @@
 
 #include "moe/layer_view.h"
 #include "policy/precision.h"
+#include "policy/token_chooser.h"
 
 #include <cstdint>
 #include <vector>
@@ -22,14 +23,13 @@ class PrecisionStep {
     void drop_skipped(const LayerView & view, const std::vector<int32_t> & ids, bool renormalise);
 
   private:
+    TokenChooser          chooser_;
     std::vector<Choice>   choice_of_; // [n_expert]
     bool                  any_skipped_ = false;
     std::vector<float>    weights_;     // [n_tokens][n_used], as the router gave them
     std::vector<int32_t>  selected_;    // distinct experts
     std::vector<Resident> resident_of_; // [n_expert]
-    std::vector<uint32_t> ranks_;
-    std::vector<float>    sorted_weights_;
-    std::vector<Resident> sorted_resident_;
+    std::vector<Resident> resident_;    // of selected_ first, then of one token after the other
     std::vector<Choice>   choices_;
 };
 

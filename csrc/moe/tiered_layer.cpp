@@ -59,7 +59,7 @@ void TieredLayer::end() {
 }
 
 void TieredLayer::plan() {
-    const std::vector<uint32_t> & parts     = step_->part_order();
+    const std::vector<uint32_t> & parts     = view_->part_order;
     const bool                    with_host = view_->model->host_compute && view_->n_tokens() <= max_host_tokens;
     const CopyLayouts &           layouts   = *view_->model->layouts;
     std::vector<MissingExpert>    experts;
@@ -89,7 +89,7 @@ void TieredLayer::plan() {
 }
 
 Place TieredLayer::place_of(uint32_t key_idx, uint32_t part_idx) const {
-    const auto & parts = step_->part_order();
+    const auto & parts = view_->part_order;
     const auto   rank  = static_cast<size_t>(std::find(parts.begin(), parts.end(), part_idx) - parts.begin());
     return plan_.places[static_cast<size_t>(lease_idxs_[key_idx])][rank];
 }
@@ -359,7 +359,7 @@ void TieredLayer::promote() {
     }
     LoadStep &                        load    = step_->loaded();
     const std::shared_ptr<const void> hold    = step_->share_loaded();
-    const size_t                      n_parts = step_->part_order().size();
+    const size_t                      n_parts = view_->part_order.size();
     for (uint32_t i : missing_) {
         const auto        lease_idx        = static_cast<uint32_t>(lease_idxs_[i]);
         const std::byte * parts[max_parts] = {};

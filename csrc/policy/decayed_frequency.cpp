@@ -1,41 +1,32 @@
 #include "policy/decayed_frequency.h"
 
 #include <cassert>
-#include <cmath>
 
 namespace hobbit {
 
-DecayedFrequency::DecayedFrequency(const std::vector<uint32_t> & n_expert) : layers_(n_expert.size()) {
-    for (size_t i = 0; i < n_expert.size(); i++) {
-        layers_[i].records.resize(n_expert[i]);
-    }
-    for (size_t i = 0; i < powers_.size(); i++) {
-        powers_[i] = std::pow(decay, static_cast<double>(i));
+DecayedFrequency::DecayedFrequency(const EvictionModel & model, double decay)
+    : decay_(decay), layers_(model.n_expert.size()) {
+    for (size_t i = 0; i < layers_.size(); i++) {
+        layers_[i].counts.resize(model.n_expert[i]);
     }
 }
 
-double DecayedFrequency::decayed(const Layer & layer, const Record & record) const {
-    const uint64_t age = layer.n_tokens - record.last_token;
-    return record.value * (age < powers_.size() ? powers_[age] : std::pow(decay, static_cast<double>(age)));
-}
-
-void DecayedFrequency::on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) {
-    assert(layer_idx < layers_.size());
-    Layer & layer = layers_[layer_idx];
-    for (uint32_t token = 0; token < n_tokens; token++) {
+void DecayedFrequency::on_route(const Routing & routing) {
+    assert(routing.layer_idx < layers_.size());
+    Layer & layer = layers_[routing.layer_idx];
+    for (uint32_t token = 0; token < routing.n_tokens; token++) {
         layer.n_tokens++;
-        for (uint32_t i = 0; i < n_used; i++) {
-            const size_t expert_idx = static_cast<size_t>(expert_idxs[size_t{token} * n_used + i]);
-            assert(expert_idx < layer.records.size());
-            Record & record = layer.records[expert_idx];
-            record          = {decayed(layer, record) + 1.0, layer.n_tokens};
+        for (uint32_t i = 0; i < routing.n_used; i++) {
+            const auto expert_idx = static_cast<size_t>(routing.expert_idxs[size_t{token} * routing.n_used + i]);
+            assert(expert_idx < layer.counts.size());
+            decay_.add(layer.counts[expert_idx], layer.n_tokens, 1.0);
         }
     }
 }
 
 double DecayedFrequency::score(ExpertKey key) const {
     const Layer & layer = layers_[key.layer_idx];
-    return decayed(layer, layer.records[key.expert_idx]);
+    return decay_.at(layer.counts[key.expert_idx], layer.n_tokens);
 }
 
 } // namespace hobbit

@@ -4,19 +4,19 @@
 
 namespace hobbit {
 
-Lru::Lru(const std::vector<uint32_t> & n_expert) {
-    for (const uint32_t n : n_expert) {
+Lru::Lru(const EvictionModel & model) {
+    for (const uint32_t n : model.n_expert) {
         last_use_.emplace_back(n, 0);
     }
 }
 
-void Lru::on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) {
-    assert(layer_idx < last_use_.size());
-    std::vector<uint64_t> & last_use = last_use_[layer_idx];
-    for (uint32_t token = 0; token < n_tokens; token++) {
+void Lru::on_route(const Routing & routing) {
+    assert(routing.layer_idx < last_use_.size());
+    std::vector<uint64_t> & last_use = last_use_[routing.layer_idx];
+    for (uint32_t token = 0; token < routing.n_tokens; token++) {
         clock_++;
-        for (uint32_t i = 0; i < n_used; i++) {
-            const size_t expert_idx = static_cast<size_t>(expert_idxs[size_t{token} * n_used + i]);
+        for (uint32_t i = 0; i < routing.n_used; i++) {
+            const auto expert_idx = static_cast<size_t>(routing.expert_idxs[size_t{token} * routing.n_used + i]);
             assert(expert_idx < last_use.size());
             last_use[expert_idx] = clock_;
         }

@@ -7,10 +7,10 @@ namespace hobbit {
 
 class Lru : public EvictionPolicy {
   public:
-    explicit Lru(const std::vector<uint32_t> & n_expert);
+    explicit Lru(const EvictionModel & model);
 
     const char * name() const override { return "lru"; }
-    void         on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) override;
+    void         on_route(const Routing & routing) override;
     double       score(ExpertKey key) const override;
     void         reset() override {} // what the last sequence left resident is still best ordered by age
 

@@ -52,6 +52,23 @@ class Thresholds final : public PrecisionPolicy {
     bool  lo_serves_hi_;
 };
 
+class WeightThresholds final : public PrecisionPolicy {
+  public:
+    WeightThresholds(float hi_above, float skip_below) : hi_above_(hi_above), skip_below_(skip_below) {}
+
+    void choose(uint16_t, const float * gate_weights, const Resident * resident, uint32_t n_used,
+                Choice * choices) const override {
+        for (uint32_t i = 0; i < n_used; ++i) {
+            const bool hi = resident[i] == Resident::hi || gate_weights[i] >= hi_above_;
+            choices[i]    = hi ? Choice::hi : gate_weights[i] >= skip_below_ ? Choice::lo : Choice::skip;
+        }
+    }
+    bool is_exact() const override { return hi_above_ <= 0.0f; }
+
+  private:
+    float hi_above_, skip_below_;
+};
+
 class MassBudget final : public PrecisionPolicy {
   public:
     MassBudget(float lo_mass, float skip_mass) : lo_mass_(lo_mass), skip_mass_(skip_mass) {}
@@ -85,6 +102,9 @@ std::unique_ptr<PrecisionPolicy> make_always_high() { return std::make_unique<Al
 std::unique_ptr<PrecisionPolicy> make_always_low() { return std::make_unique<AlwaysLow>(); }
 std::unique_ptr<PrecisionPolicy> make_thresholds(float t1, float t2, bool lo_serves_hi) {
     return std::make_unique<Thresholds>(t1, t2, lo_serves_hi);
+}
+std::unique_ptr<PrecisionPolicy> make_weight_thresholds(float hi_above, float skip_below) {
+    return std::make_unique<WeightThresholds>(hi_above, skip_below);
 }
 std::unique_ptr<PrecisionPolicy> make_mass_budget(float lo_mass, float skip_mass) {
     return std::make_unique<MassBudget>(lo_mass, skip_mass);

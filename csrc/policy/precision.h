@@ -37,6 +37,10 @@ std::unique_ptr<PrecisionPolicy> make_always_low();
 // serves where hi was chosen. t1 >= 1 is exact mode.
 std::unique_ptr<PrecisionPolicy> make_thresholds(float t1, float t2, bool lo_serves_hi);
 
+// By the expert's own weight: a missing one is read in hi from hi_above on, in lo from skip_below on, and skipped below
+// both. hi_above <= 0 is exact mode.
+std::unique_ptr<PrecisionPolicy> make_weight_thresholds(float hi_above, float skip_below);
+
 // Spends a budget of gate mass: from the lightest expert up, missing ones go lo while the mass in lo stays within
 // lo_mass, and the lightest of those are skipped while the mass skipped stays within skip_mass. The best is always hi.
 std::unique_ptr<PrecisionPolicy> make_mass_budget(float lo_mass, float skip_mass);

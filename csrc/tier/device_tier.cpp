@@ -20,7 +20,8 @@ constexpr uint64_t promotion_tag = uint64_t{1} << 63; // the rest is an index; w
 
 DeviceTier::DeviceTier(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, const TierShape & shape,
                        DeviceMemory & memory, const TierOptions & options)
-    : layouts_(layouts), shape_(shape), options_(options), policy_(make_eviction_policy(options.eviction, n_expert)),
+    : layouts_(layouts), shape_(shape), options_(options),
+      policy_(make_eviction_policy({options.eviction, {}}, {n_expert, 0.25})),
       cache_(layouts, shape.n_slots, [this](ExpertKey key) { return policy_->score(key); }),
       buffers_(shape.n_buffers, BufferState::free),
       queue_(memory, options.chunk_bytes, [this](uint64_t tag) { on_copied(tag); }) {
@@ -48,21 +49,21 @@ uint64_t DeviceTier::copy_bytes(ExpertKey key) const {
     return n;
 }
 
-void DeviceTier::on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) {
+void DeviceTier::on_route(const Routing & routing) {
     MutexLock lock(mu_);
-    policy_->on_route(layer_idx, expert_idxs, n_used, n_tokens);
+    policy_->on_route(routing);
 }
 
-void DeviceTier::query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n,
-                       bool * resident) const {
-    if (!layouts_.has(layer_idx, precision)) {
-        std::fill(resident, resident + n, false);
-        return;
-    }
+void DeviceTier::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * resident) const {
+    std::fill(resident, resident + n, Resident::none);
     MutexLock lock(mu_);
-    for (uint32_t i = 0; i < n; i++) {
-        const SlotRef slot = cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
-        resident[i]        = slot && state_of(slot) == SlotState::ready;
+    for (const Precision precision : {Precision::lo, Precision::hi}) {
+        for (uint32_t i = 0; layouts_.has(layer_idx, precision) && i < n; i++) {
+            const SlotRef slot = cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
+            if (slot && state_of(slot) == SlotState::ready) {
+                resident[i] = precision == Precision::hi ? Resident::hi : Resident::lo;
+            }
+        }
     }
 }
 

@@ -74,10 +74,10 @@ class DeviceTier {
     const CopyLayouts & layouts() const { return layouts_; }
     const TierShape &   shape() const { return shape_; }
 
-    // Tells the eviction policy what a layer routed: expert_idxs is [n_tokens][n_used].
-    void on_route(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens);
-    // Whether each copy is on the device and complete. expert_idxs [n], resident [n].
-    void query(uint16_t layer_idx, Precision precision, const int32_t * expert_idxs, uint32_t n, bool * resident) const;
+    // Tells the eviction policy what a layer routed.
+    void on_route(const Routing & routing);
+    // The best copy of each expert that is on the device and complete. expert_idxs [n], resident [n].
+    void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * resident) const;
 
     // Pins those of `keys` that are on the device.
     std::unique_ptr<TierStep> begin(const std::vector<ExpertKey> & keys);

@@ -9,6 +9,7 @@ from .stats import Stats
 
 if TYPE_CHECKING:
     from .llama import Llama
+    from .planning import Plan, plan
 
 __all__ = [
     "HobbitError",
@@ -16,10 +17,12 @@ __all__ = [
     "Llama",
     "MemoryBudgetError",
     "ModelFileError",
+    "Plan",
     "ReadError",
     "Stats",
     "UsageError",
     "__version__",
+    "plan",
 ]
 
 __version__ = "0.1.0"
@@ -31,4 +34,8 @@ def __getattr__(name: str) -> object:
         from .llama import Llama
 
         return Llama
+    if name in ("Plan", "plan"):
+        from . import planning
+
+        return getattr(planning, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import ModelFileError
@@ -17,6 +18,11 @@ def bundled_model() -> Path:
     if not path.is_file():
         raise ModelFileError(f"The bundled model is missing at {path}; install hobbit_py again or name a model file.")
     return path
+
+
+def is_bundled(path: str | os.PathLike[str]) -> bool:
+    """Whether this is the file that bundled_model() names; whatever is kept of it, is not kept in the package."""
+    return Path(path).name == _FILE_NAME and Path(path).resolve().parent == (Path(__file__).parent / "data").resolve()
 
 
 def sample_text() -> Path:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from . import _host
 from ._host import _core, llama_cpp
-from ._native_policies import to_native
-from .errors import ModelFileError, UsageError
+from ._native_policies import set_eviction, to_native, to_native_filter, to_native_hybrid, to_native_prefetch
+from .choice import choose
+from .errors import HobbitError, ModelFileError, UsageError
 from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
 from .mixed import check_lo, choose_lo, mixed_settings
-from .policies import PrecisionPolicy
+from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
+from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
 from .stats import Stats
 from .vram import auto_vram, check_vram, choose_device, parse_vram, slot_bytes
+from .warm_start import load_hot_set, save_hot_set
 
 _DEFAULT_MAX_CTX = 4096
 _STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
@@ -29,12 +34,16 @@ _OWN_KEYWORDS = frozenset(
     [
         "memory",
         "expert_memory",
+        "preset",
         "precision",
         "lo",
         "lo_share",
         "policy",
         "skip_renorm",
+        "eviction",
         "prefetch",
+        "router_filter",
+        "warm_start",
         "progress",
         "vram",
         "expert_vram",
@@ -44,6 +53,8 @@ _OWN_KEYWORDS = frozenset(
     ]
 )
 _N_PASSING_TOKENS = 4  # the slots in RAM, in tokens' worth, through which experts pass that all fit on the GPU
+ABSENT, LOADING, LO, HI = range(4)  # of `Llama.residency`
+_READY = 2  # of the engine's residency
 _live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
 
 
@@ -57,15 +68,26 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         model_path: GGUF file, or the first part of a split one.
         memory: Budget of the whole process in bytes, as text ("8GiB"), or "auto": what the system has free.
         expert_memory: Bytes for the expert cache alone, instead of `memory`; for experiments.
-        precision: "exact", "mixed", or "auto": mixed if there is a lo copy.
+        preset: Which published system's policies to run with, see `hobbit_py.policies.PRESETS`. "auto": what
+            `hobbit tune` found best for this model and about this much memory, else the defaults. The arguments below
+            take precedence.
+        precision: "exact", "mixed", or "auto": the preset's, which is mixed for "auto" if there is a lo copy.
         lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
             one beside the model, `<model>.lo-*.gguf`.
         lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
             `mixed.default_lo_share`.
-        policy: Decides in mixed mode which copy of an expert a token gets; see `hobbit_py.policies`. None: the
-            thresholds that `hobbit tune` found for this model, else those of `mixed.default_policy`.
+        policy: Decides in mixed mode which copy of an expert a token gets; an object, or a name of
+            `hobbit_py.policies.registry`, where other packages may add theirs. None: the thresholds that `hobbit tune`
+            found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
-        prefetch: Read ahead, while the drive is idle, what the next layer will probably want. Never changes a result.
+        router_filter: `policies.CachePrior` or `policies.Substitute`: prefer resident experts where the router nearly
+            does not care. Changes results.
+        eviction: Decides which resident expert goes; likewise. None: the preset's. One written in Python is asked once
+            a layer, by the thread that computes.
+        warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the
+            run before remembered in the background, as far as there is room. Exact results never change.
+        prefetch: Read ahead, while the drive is idle, what the next layers will probably want: True, False, the name of
+            a predictor, or a `policies.Prefetch`; None: as the preset does. Never changes a result.
         vram: Budget of a GPU's own memory in bytes, as text, or "auto": what is free of it. The dense weights go there
             and the experts that are used most. None, with `device` and `unified` left out: everything runs on the CPU.
         expert_vram: Bytes for the experts in the GPU's memory alone, instead of `vram`; for experiments. With
@@ -89,6 +111,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     """
 
     _engine: _core.Engine | None = None
+    _keeps_traces = False
+
+    _warm_start = False
+
+    before_batch: Callable[[int, int], None] | None = None
+    """Called before a batch is computed with its number of tokens, and how many of the same evaluation went before it.
+
+    What it raises ends the request, and the next one goes on from what was computed.
+    """
 
     def __init__(
         self,
@@ -96,12 +127,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         *,
         memory: int | str = "auto",
         expert_memory: int | str | None = None,
+        preset: str = "auto",
         precision: str = "auto",
         lo: str | os.PathLike[str] | None = None,
         lo_share: float | None = None,
-        policy: PrecisionPolicy | None = None,
+        policy: PrecisionPolicy | str | None = None,
         skip_renorm: bool = False,
-        prefetch: bool = True,
+        router_filter: RouterFilter | None = None,
+        eviction: EvictionPolicy | str | None = None,
+        warm_start: bool = False,
+        prefetch: bool | str | Prefetch | None = None,
         vram: int | str | None = None,
         expert_vram: int | str | None = None,
         device: str | None = None,
@@ -119,8 +154,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
         if lo_share is not None and not 0.0 <= lo_share <= 1.0:
             raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
+        chosen = choose(preset, eviction)
+        if isinstance(policy, str):
+            policy = precision_policy(policy)
         if policy is not None:
             to_native(policy)  # refuses what is none, before anything is loaded
+        prefetch_settings = chosen.prefetch(prefetch)
+        router_filter = chosen.router_filter(router_filter)
         expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
         budget_bytes = parse_budget(memory)
         vram_bytes = parse_vram(vram)
@@ -133,12 +173,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._own_arguments: dict[str, Any] = {
             "memory": memory,
             "expert_memory": expert_memory,
+            "preset": preset,
             "precision": precision,
             "lo": lo,
             "lo_share": lo_share,
             "policy": policy,
             "skip_renorm": skip_renorm,
+            "eviction": eviction,
             "prefetch": prefetch,
+            "router_filter": router_filter,
+            "warm_start": warm_start,
             "vram": vram,
             "expert_vram": expert_vram,
             "device": device,
@@ -148,11 +192,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._memory_bytes = 0
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
         self.note: str | None = None
+        self.eviction: str | None = None
         self.lo_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
         engine_options = _core.EngineOptions()
         engine_options.inner_device = chosen_device.name
-        lo_path = choose_lo(path, lo, precision)
+        lo_path = choose_lo(path, lo, chosen.precision(precision))
         if lo_path is not None:
             engine_options.lo_path = os.fspath(lo_path)
         try:
@@ -182,6 +227,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         self.model_paths = tuple(engine.paths)
         _check_expert_keywords(keywords)
+        self._set_prefetch(engine, prefetch_settings)
+        if router_filter is not None:
+            engine.set_router_filter(*to_native_filter(router_filter))
         if lo_path is not None:
             check_lo(engine.paths, lo_path)
         loader_options = _core.LoaderOptions()
@@ -243,15 +291,46 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
             tier_options.lo_share = lo_share or 0.0
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
-        loader_options.fill = prefetch and not all_on_device
-        engine.set_prefetch(prefetch)
+        loader_options.fill = prefetch_settings.predictor != "none" and not all_on_device
         engine.set_host_compute(host_compute)
-        engine.set_expert_memory(loader_options)
+        eviction_used, self.eviction = chosen.eviction_for(engine.paths, loader_options.expert_memory_bytes)
+        set_eviction(loader_options, eviction_used)
+        try:
+            engine.set_expert_memory(loader_options)
+        except RuntimeError as error:  # of an eviction policy of one's own
+            self._engine = None  # it has no cache whose figures close() could keep
+            self.close()
+            raise HobbitError(_sentence(str(error))) from error
         if chosen_device.has_tier:
             engine.set_device_memory(tier_options)
         if all_on_device:
             engine.fill_device_memory()
+        self._warm_start = warm_start
+        if warm_start:
+            copies = load_hot_set(self.model_paths)
+            engine.warm([(layer, expert, _core.Precision(precision)) for layer, expert, precision in copies])
         _live.add(self)
+
+    @classmethod
+    def from_pretrained(cls, repo_id: str, filename: str | None = None, **keywords: Any) -> Llama:  # noqa: ANN401
+        """Loads a model from the Hugging Face hub, fetched on its first use; needs the extra [hub].
+
+        Args:
+            repo_id: "ORG/REPO" or "ORG/REPO:QUANT"; without QUANT the only model of the repository, or Q4_K_M. A split
+                model comes with all its parts.
+            filename: A file of the repository, or a pattern that fits one alone, as in llama_cpp.Llama.
+            **keywords: As for `Llama`.
+
+        Raises:
+            UsageError: There is no such model, or several.
+            HobbitError: The hub cannot be reached.
+        """
+        if filename is not None:
+            llama: Llama = super().from_pretrained(repo_id, filename, **keywords)
+            return llama
+        from .hub.fetch import resolve
+
+        return cls(resolve(repo_id), **keywords)
 
     def set_policy(self, policy: PrecisionPolicy, *, skip_renorm: bool = False) -> None:
         """Decides from the next token on which copy of a missing expert is used; without a lo copy it has no effect.
@@ -266,6 +345,37 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """
         if self._engine is not None:
             self._engine.set_precision_policy(to_native(policy), skip_renorm)
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluates tokens behind those already in the context, in batches of n_batch."""
+        if self.before_batch is None:
+            super().eval(tokens)
+            return
+        for n_before in range(0, len(tokens), self.n_batch):
+            batch = tokens[n_before : n_before + self.n_batch]
+            self.before_batch(len(batch), n_before)
+            super().eval(batch)
+
+    def residency(self) -> list[list[int]]:
+        """Where each expert is at this moment: [n_layers][n_expert], of `ABSENT`, `LOADING`, `LO` and `HI`.
+
+        Layers without experts have empty lists; a model without experts has no layers.
+        """
+        engine = self._engine
+        if engine is None:
+            return []
+        n_layers = engine.get_int(f"{engine.architecture}.block_count", 0)
+        return [
+            [
+                HI if hi == _READY else LO if lo == _READY else LOADING if hi or lo else ABSENT
+                for hi, lo in zip_longest(
+                    engine.residency(layer_idx, _core.Precision.hi),
+                    engine.residency(layer_idx, _core.Precision.lo),
+                    fillvalue=0,
+                )
+            ]
+            for layer_idx in range(n_layers)
+        ]
 
     def stats(self) -> Stats:
         """What the expert cache did since the model was loaded; after `close()`, until then."""
@@ -287,12 +397,20 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             n_evictions=loader.n_evictions,
             n_prefetched=loader.n_prefetched,
             n_prefetch_used=loader.n_prefetch_used,
+            n_prefetch_late=loader.n_prefetch_late,
+            n_prefetch_wasted=loader.n_prefetch_wasted,
+            prefetched_bytes=loader.prefetched_bytes,
+            prefetch_useful_bytes=loader.prefetch_useful_bytes,
+            prefetch_late_bytes=loader.prefetch_late_bytes,
+            prefetch_wasted_bytes=loader.prefetch_wasted_bytes,
+            prefetch_cancelled_bytes=loader.prefetch_cancelled_bytes,
             stall_us=loader.stall_us,
             n_layer_steps=counts.n_layer_steps,
             n_tokens=counts.n_tokens,
             n_used_hi=counts.n_pairs_hi,
             n_used_lo=counts.n_pairs_lo,
             n_skipped=counts.n_pairs_skipped,
+            n_rerouted=counts.n_pairs_rerouted,
             dropped_mass=counts.dropped_mass_ppm / 1e6 / counts.n_scored_rows if counts.n_scored_rows else 0.0,
             resident_bytes_hi=loader.resident_bytes_hi,
             resident_bytes_lo=loader.resident_bytes_lo,
@@ -318,18 +436,80 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             device_expert_bytes=engine.device_expert_bytes,
         )
 
+    def reset(self) -> None:
+        """As llama_cpp.Llama's; what the eviction policy keeps of one sequence ends here as well."""
+        super().reset()
+        if self._engine is not None:
+            try:
+                self._engine.reset_sequence()
+            except RuntimeError as error:  # of an eviction policy of one's own
+                raise HobbitError(_sentence(str(error))) from error
+
+    def record_predictions(self) -> Callable[[], Recording]:
+        """Begins to record what predictors see, for tokens evaluated at most eight at a time; returns how to end that.
+
+        The prefetch settings must be those of "stacked-gates" with a "fixed" horizon, or nothing is seen.
+        """
+        engine = self._engine
+        if engine is None:
+            raise UsageError("This model has no experts: there is nothing to predict.")
+        record = _core.PredictionRecord()
+        engine.set_prediction_record(record)
+
+        def end() -> Recording:
+            engine.set_prediction_record(None)
+            return Recording(*record.take())
+
+        return end
+
+    def prediction_recall(self) -> list[float]:
+        """Share of the experts selected that were among as many best guesses, one layer ahead, two, ...; nan: none."""
+        counts = [] if self._engine is None else self._engine.prediction_counts()
+        return [n_guessed / n_selected if n_selected else float("nan") for n_guessed, n_selected in counts]
+
     def close(self) -> None:
         """Frees the model, its contexts and the expert cache. Safe to call again."""
         if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument
             super().close()
         if self._engine is not None:
+            self._keep_traces(self._engine)
             self._last_stats = self.stats()
+            if self._warm_start and self._last_stats.n_tokens > 0:
+                copies = [(layer, expert, int(precision)) for layer, expert, precision in self._engine.hot_set()]
+                save_hot_set(self.model_paths, copies)
             self._engine = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What `__init__` needs to load the model again; `llama_cpp.Llama` pickles this way too."""
         state: dict[str, Any] = super().__getstate__()
         return state | self._own_arguments
+
+    def _set_prefetch(self, engine: _core.Engine, prefetch: Prefetch) -> None:
+        """Before the budget is made: looking several layers ahead takes a little memory."""
+        if prefetch.predictor == "request-trace":
+            traces = engine.request_traces()
+            for of_prompts, matrices in zip((True, False), load_traces(engine.paths, traces.n_cells), strict=True):
+                for counts in matrices:
+                    traces.add(of_prompts, counts)
+            self._keeps_traces = True
+        elif prefetch.predictor == "hybrid":
+            maps = load_hybrid(engine.paths)
+            if maps is None:
+                raise UsageError(
+                    f"The hybrid predictor was not trained for {engine.paths[0]!r} yet; hobbit_py.train_predictor "
+                    f"does that."
+                )
+            try:
+                engine.set_hybrid_weights(to_native_hybrid(maps))
+            except ValueError as error:
+                raise UsageError(_sentence(str(error))) from None
+        engine.set_prefetch(to_native_prefetch(prefetch))
+
+    def _keep_traces(self, engine: _core.Engine) -> None:
+        if self._keeps_traces:
+            traces = engine.request_traces()
+            with contextlib.suppress(OSError):  # a read-only folder: the next run starts with nothing
+                save_traces(engine.paths, traces.matrices(True), traces.matrices(False))
 
     def _needs(self, context: _host.ContextNeeds, *, io_bytes: int) -> MemoryNeeds:
         n_output_rows = 2 * self.context_params.n_ctx if self._logits_all else 1  # llama.cpp's, and `scores`

@@ -79,17 +79,21 @@ def parse_budget(memory: int | str) -> int | None:
 
 def check_budget(budget_bytes: int, needs: MemoryNeeds, token_slot_bytes: int, *, is_auto: bool = False) -> None:
     """Raises MemoryBudgetError if the budget is below the floor: all needs, and the slots of one token's experts."""
-    floor_bytes = needs.total_bytes + token_slot_bytes
-    if budget_bytes >= floor_bytes:
+    if budget_bytes >= needs.total_bytes + token_slot_bytes:
         return
-    named_mib = -(-(floor_bytes + _FLOOR_SLACK_BYTES) // _MIB)
+    named_bytes = floor_bytes(needs, token_slot_bytes)
     found = "the free memory, which allows a budget of" if is_auto else "a memory budget of"
     raise MemoryBudgetError(
         f"{found} {format_bytes(budget_bytes)}{',' if is_auto else ''} is too small for this model, whose dense "
-        f"weights, context and buffers need more: the smallest that works is {named_mib}MiB; a shorter context needs "
-        "less.",
-        named_mib * _MIB,
+        f"weights, context and buffers need more: the smallest that works is {named_bytes // _MIB}MiB; a shorter "
+        "context needs less.",
+        named_bytes,
     )
+
+
+def floor_bytes(needs: MemoryNeeds, token_slot_bytes: int) -> int:
+    """The smallest budget to name to a user: whole MiB, with some slack so that it works when it is given."""
+    return -(-(needs.total_bytes + token_slot_bytes + _FLOOR_SLACK_BYTES) // _MIB) * _MIB
 
 
 def auto_budget() -> int:

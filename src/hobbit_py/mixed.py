@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
-from .policies import HobbitThresholds, PrecisionPolicy
+from .policies import PrecisionPolicy, WeightThresholds
 from .tune import load_tuning
 
 
@@ -49,13 +49,12 @@ def check_lo(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> None:
     verify(model_paths, lo)
 
 
-def default_policy(n_expert_used: int) -> HobbitThresholds:
-    """The thresholds of a model that was not tuned.
+def default_policy(n_expert_used: int) -> WeightThresholds:
+    """The thresholds of a model that was not tuned: about one expert a token in hi, none skipped (docs/accuracy.md).
 
-    Two experts a token: the values of the HOBBIT paper. With more, every expert but the best has so little weight that
-    its lo copy costs next to nothing, while skipping does (docs/accuracy.md).
+    With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two.
     """
-    return HobbitThresholds(0.6, 0.9) if n_expert_used <= 2 else HobbitThresholds(0.0, 1.0)
+    return WeightThresholds(hi_above=min(0.5, 1.6 / n_expert_used))
 
 
 def default_lo_share(n_expert_used: int) -> float:
@@ -64,7 +63,7 @@ def default_lo_share(n_expert_used: int) -> float:
     With two experts a token, half of the misses are of a best expert, which only a hi copy serves: more room for lo
     copies made every pair of types read more bytes (docs/accuracy.md).
     """
-    return 0.25 if n_expert_used <= 2 else 0.5
+    return 0.25 if n_expert_used <= 2 else 0.45
 
 
 def mixed_settings(
@@ -92,7 +91,7 @@ def mixed_settings(
             note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
         )
     return MixedSettings(
-        policy=HobbitThresholds(tuning.t1, tuning.t2),
+        policy=WeightThresholds(tuning.hi_above, tuning.skip_below),
         lo_share=tuning.lo_share,
         note=f"Mixed precision with lo copies from {name}; loss {format_loss(tuning.loss)} perplexity, measured by "
         f"hobbit tune.",

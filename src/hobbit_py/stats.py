@@ -38,6 +38,8 @@ class Stats:
     """In mixed mode, experts of tokens that were computed in hi; the next two in lo, and not at all."""
     n_used_lo: int = 0
     n_skipped: int = 0
+    n_rerouted: int = 0
+    """Experts of tokens that a router filter put in the place of others."""
     n_streamed: int = 0
     read_bytes_hi: int = 0
     read_bytes_lo: int = 0
@@ -45,8 +47,18 @@ class Stats:
     n_retries: int = 0
     n_evictions: int = 0
     n_prefetched: int = 0
-    """Copies read ahead on a guess, and those of them that were wanted before they went."""
+    """Copies read ahead on a guess. The next three: those of them that were wanted before they went, of which while
+    they were still being read, and those that went without."""
     n_prefetch_used: int = 0
+    n_prefetch_late: int = 0
+    n_prefetch_wasted: int = 0
+    prefetched_bytes: int = 0
+    """Bytes of the copies read ahead. Once a copy is judged they are in one of the next four: complete when it was
+    wanted, wanted while it was read, read for nothing, or not read any more since the guess was wrong."""
+    prefetch_useful_bytes: int = 0
+    prefetch_late_bytes: int = 0
+    prefetch_wasted_bytes: int = 0
+    prefetch_cancelled_bytes: int = 0
     stall_us: int = 0
     n_layer_steps: int = 0
     n_tokens: int = 0

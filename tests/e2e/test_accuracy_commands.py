@@ -82,11 +82,11 @@ def test_tune_stores_what_the_next_run_uses(model: Path) -> None:
     stored = model.with_name("model.hobbit.json")
     try:
         assert Path(tuned["stored"]) == stored
-        assert json.loads(stored.read_text())["t1"] == tuned["t1"]
+        assert json.loads(stored.read_text())["hi_above"] == tuned["hi_above"]
         chosen = [
             m
             for m in tuned["measured"]
-            if (m["t1"], m["t2"], m["lo_share"]) == (tuned["t1"], tuned["t2"], tuned["lo_share"])
+            if all(m[name] == tuned[name] for name in ("hi_above", "skip_below", "lo_share"))
         ]
         assert len(chosen) == 1
         assert chosen[0]["loss"] == tuned["loss"] <= 0.05

@@ -31,8 +31,8 @@ ARCHS = ["llama", "qwen3moe", "olmoe", "deepseek2", "gpt-oss", "deepseek2-fused"
 HI_TYPE, LO_TYPE = "Q8_0", "Q4_0"
 DECODE = make_prompt(8, seed=1)
 TUNING = Tuning(
-    t1=1.0,
-    t2=1.0,
+    hi_above=0.0,
+    skip_below=0.0,
     lo_share=0.25,
     loss=0.004,
     loss_se=0.001,

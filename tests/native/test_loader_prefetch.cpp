@@ -31,10 +31,10 @@ bool right_after(Bench & bench, const std::vector<ExpertKey> & keys) {
 TEST_CASE("what was read ahead is there when the step comes") {
     const TinyModel model = two_layers();
     Bench           bench(model, with_slots(32));
-    bench.loader.prefetch(model.keys(1, {3, 9}), three_parts);
-    bench.reader->drain();
-    // The completion that ends the first copy begins the second one: drained twice, both are here.
-    bench.reader->drain();
+    for (const uint16_t expert_idx : {uint16_t{3}, uint16_t{9}}) { // one copy at a time, until the drive is measured
+        bench.loader.prefetch(model.keys(1, {expert_idx}), three_parts);
+        bench.reader->drain();
+    }
     CHECK(bench.loader.stats().n_prefetched == 2);
     CHECK(bench.loader.stats().n_prefetch_used == 0);
     CHECK(right_after(bench, model.keys(1, {9, 3, 4})));
@@ -61,7 +61,7 @@ TEST_CASE("nothing is read ahead while a step waits for its own experts") {
 TEST_CASE("a new step drops the guesses that were not begun, and joins those that were") {
     const TinyModel   model = two_layers();
     FakeReaderOptions slow;
-    slow.latency_us = 2000;
+    slow.latency_us = 20000; // long against what this thread does meanwhile, under an emulator too
     slow.n_threads  = 1;
     Bench bench(model, with_slots(32), slow);
     bench.loader.prefetch(model.keys(1, {3, 5, 7, 9}), three_parts);
@@ -102,6 +102,40 @@ TEST_CASE("what does not fit as a whole is read when it is asked for") {
     Bench bench(model, options);
     bench.reader->drain();
     CHECK(bench.loader.stats().n_reads == 0);
+}
+
+TEST_CASE("the hot set of a run before is read into free slots, the hottest first") {
+    const TinyModel model = two_layers();
+    Bench           bench(model, with_slots(8));
+    CHECK(right_after(bench, model.keys(0, {0, 1, 2})));
+    // One is here already, three are not of this model, and of the rest five find a slot.
+    std::vector<ExpertKey> keys = model.keys(1, {9, 3, 5, 7, 11, 13, 15});
+    keys.insert(keys.begin(), model.keys(0, {1})[0]);
+    keys.insert(keys.begin(), {{7, 0, Precision::hi}, {0, 16, Precision::hi}, {0, 0, Precision::lo}});
+    bench.loader.warm(keys);
+    for (int i = 0; i < 16; i++) { // a completion begins the next copy
+        bench.reader->drain();
+    }
+    CHECK(bench.loader.stats().read_bytes[0] == 8 * 4096);
+    CHECK(bench.loader.stats().n_evictions == 0);
+    CHECK(bench.loader.stats().n_prefetched == 0);
+    const std::vector<uint8_t> resident = bench.loader.residency(1, Precision::hi);
+    for (const uint16_t expert_idx : {9, 3, 5, 7, 11}) {
+        CHECK(resident[expert_idx] == 2);
+    }
+    // A new copy takes the place of the last one; those that a token chose have more worth than all of them.
+    const int32_t routed[] = {0, 1, 2};
+    bench.loader.on_route({0, 3, 1, routed, nullptr});
+    CHECK(right_after(bench, model.keys(0, {0, 1, 2})));
+    const int32_t missing[] = {15};
+    bench.loader.on_route({1, 1, 1, missing, nullptr});
+    CHECK(right_after(bench, model.keys(1, {15})));
+    CHECK(bench.loader.residency(1, Precision::hi)[11] == 0);
+    CHECK(bench.loader.residency(1, Precision::hi)[9] == 2);
+    const std::vector<ExpertKey> hot = bench.loader.hot_set();
+    REQUIRE(hot.size() == 8);
+    CHECK(hot[4] == model.keys(1, {9})[0]);
+    CHECK(hot[7] == model.keys(1, {7})[0]);
 }
 
 TEST_CASE("a guess that cannot be read leaves no trace") {

@@ -51,11 +51,11 @@ TEST_CASE("misses are read once and then hit") {
     CHECK(bench.loader.residency(1, Precision::hi) == std::vector<uint8_t>(8, 0));
 
     const int32_t experts[3] = {1, 3, 5};
-    bool          resident[3];
-    bench.loader.query(0, Precision::hi, experts, 3, resident);
-    CHECK(resident[0]);
-    CHECK_FALSE(resident[1]);
-    CHECK(resident[2]);
+    Resident      best[3];
+    bench.loader.find_resident(0, experts, 3, best);
+    CHECK(best[0] == Resident::hi);
+    CHECK(best[1] == Resident::none);
+    CHECK(best[2] == Resident::hi);
 
     bench.loader.clear();
     CHECK(bench.loader.stats().resident_bytes[0] == 0);
@@ -128,10 +128,10 @@ TEST_CASE("if_better does not flush what scores higher") {
     const uint64_t  slot_bytes = model.layouts.classes[0].slot_bytes;
     Bench           bench(model, with_memory(2 * slot_bytes));
     const int32_t   routed[4] = {0, 1, 0, 1};
-    bench.loader.on_route(0, routed, 2, 2);
+    bench.loader.on_route({0, 2, 2, routed});
     run(bench, model.keys(0, {0, 1}), {0, 1});
     const int32_t prompt[1] = {6};
-    bench.loader.on_route(0, prompt, 1, 1);
+    bench.loader.on_route({0, 1, 1, prompt});
     CHECK_FALSE(bool(run(bench, model.keys(0, {6}), {0, 1}, Admission::if_better)[0].slot));
     CHECK(run(bench, model.keys(0, {0, 1}), {0, 1})[1].hit);
     CHECK(bool(run(bench, model.keys(0, {6}), {0, 1}, Admission::always)[0].slot));

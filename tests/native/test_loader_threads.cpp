@@ -31,7 +31,7 @@ struct Context {
                 std::sort(experts.begin(), experts.end());
             }
             std::vector<int32_t> routed(experts.begin(), experts.end());
-            bench.loader.on_route(layer_idx, routed.data(), static_cast<uint32_t>(routed.size()), 1);
+            bench.loader.on_route({layer_idx, static_cast<uint32_t>(routed.size()), 1, routed.data()});
 
             std::vector<ExpertKey> keys = bench.model.keys(layer_idx, experts);
             for (ExpertKey & key : keys) {
@@ -82,7 +82,7 @@ TEST_CASE("two contexts share a cache smaller than a step") {
         LoaderOptions options;
         options.stream_bytes        = 0;
         options.expert_memory_bytes = 3 * model.layouts.classes[0].slot_bytes + 6000;
-        options.eviction            = eviction;
+        options.eviction.name       = eviction;
         Bench bench(model, options);
         run_contexts(bench, n_steps, true, false);
         CHECK(bench.loader.stats().n_evictions > 0);

@@ -85,7 +85,7 @@ struct Bench {
     }
 
     void route(uint16_t layer_idx, const std::vector<int32_t> & expert_idxs) {
-        tier.on_route(layer_idx, expert_idxs.data(), static_cast<uint32_t>(expert_idxs.size()), 1);
+        tier.on_route({layer_idx, static_cast<uint32_t>(expert_idxs.size()), 1, expert_idxs.data(), nullptr});
     }
 };
 
@@ -248,12 +248,15 @@ TEST_CASE("both precisions have slots of their own") {
     REQUIRE(bench.promote({0, 1, Precision::lo}));
     REQUIRE(bench.promote({0, 1, Precision::hi}));
     bench.tier.finish_promotions();
-    bool resident[2] = {};
+    const int32_t expert_idxs[3] = {0, 1, 2};
+    REQUIRE(bench.promote({0, 2, Precision::lo}));
+    bench.tier.finish_promotions();
+    Resident resident[3] = {};
+    bench.tier.find_resident(0, expert_idxs, 3, resident);
+    CHECK(resident[0] == Resident::none);
+    CHECK(resident[1] == Resident::hi);
+    CHECK(resident[2] == Resident::lo);
     for (const Precision precision : {Precision::hi, Precision::lo}) {
-        const int32_t expert_idxs[2] = {0, 1};
-        bench.tier.query(0, precision, expert_idxs, 2, resident);
-        CHECK_FALSE(resident[0]);
-        CHECK(resident[1]);
         const auto step = bench.tier.begin(bench.model.keys(0, {1}, precision));
         CHECK(bench.is_right({0, 1, precision}, step->slot(0)));
     }

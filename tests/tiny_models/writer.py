@@ -27,6 +27,7 @@ def write_model(
     n_expert_used: int | None = None,
     experts_quant: LayerTypes | None = None,
     down_quant: LayerTypes | None = None,
+    chat_template: str | None = None,
 ) -> Path:
     """Writes a random-weight model and returns `path`.
 
@@ -53,6 +54,8 @@ def write_model(
     for key, value in spec.metadata.items():
         _add_metadata(writer, f"{spec.arch}.{key}", value)
     add_tokenizer(writer)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
     for tensor in spec.tensors:
         type_name = _type_of(tensor, quant, expert_types, down_types)
         writer.add_tensor(

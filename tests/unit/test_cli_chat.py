@@ -167,7 +167,7 @@ def test_path_begins_a_message() -> None:
 
 def test_piped_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     llama = ScriptedLlama(["One."], ["Two."])
-    monkeypatch.setattr(common, "load_llama", lambda _options: llama)
+    monkeypatch.setattr(common, "load_llama", lambda _options, **_keywords: llama)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"first \\\nsecond\r\n\n\xff?\n/exit\nunread\n")))
     assert cli.main(["chat"]) == 0
     assert capsys.readouterr().out == "One.\nTwo.\n"

@@ -7,7 +7,17 @@ import pytest
 
 from hobbit_py._native_policies import to_native
 from hobbit_py.errors import UsageError
-from hobbit_py.policies import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy
+from hobbit_py.policies import (
+    HI,
+    LO,
+    SKIP,
+    AlwaysHigh,
+    AlwaysLow,
+    HobbitThresholds,
+    MassBudget,
+    PrecisionPolicy,
+    WeightThresholds,
+)
 
 N_STEPS = 10_000
 NOTHING, LO_RESIDENT, HI_RESIDENT = 0, 1, 2
@@ -20,6 +30,10 @@ BUILT_INS: list[PrecisionPolicy] = [
     HobbitThresholds(0.25, 0.75),
     HobbitThresholds(0.25, 0.75, lo_serves_hi=True),
     HobbitThresholds(1.0, 1.0),
+    WeightThresholds(),
+    WeightThresholds(0.25, 0.125),
+    WeightThresholds(0.0, 0.0),
+    WeightThresholds(1.0, 1.0),
     MassBudget(),
     MassBudget(0.5, 0.25),
     MassBudget(0.0, 1.0),
@@ -68,6 +82,14 @@ def test_lo_serves_hi_where_it_is_resident() -> None:
     resident = [LO_RESIDENT, NOTHING]
     assert choose(HobbitThresholds(1.0, 1.0, lo_serves_hi=True), [0.6, 0.4], resident) == [LO, HI]
     assert choose(HobbitThresholds(1.0, 1.0), [0.6, 0.4], resident) == [HI, HI]
+
+
+def test_weight_thresholds_judge_an_expert_by_its_own_weight() -> None:
+    weights = [0.375, 0.25, 0.25, 0.125]
+    policy = WeightThresholds(hi_above=0.375, skip_below=0.25)
+    assert choose(policy, weights, [NOTHING] * 4) == [HI, LO, LO, SKIP]
+    assert choose(policy, weights, [LO_RESIDENT, HI_RESIDENT, NOTHING, HI_RESIDENT]) == [HI, HI, LO, HI]
+    assert choose(WeightThresholds(0.5), weights, [NOTHING] * 4) == [LO] * 4  # no favourite, none in hi
 
 
 def test_mass_budget_spends_from_the_lightest_up() -> None:

@@ -5,17 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from hobbit_py.mixed import default_lo_share, default_policy, format_loss
-from hobbit_py.policies import HI, HobbitThresholds
+from hobbit_py.policies import HI, WeightThresholds
 from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
-from hobbit_py.tune.routing import MixThresholds, RoutingRecorder, mix_thresholds
+from hobbit_py.tune.routing import RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
 from hobbit_py.tune.search import LO_SHARES, Candidate, Measured, search
 
 TUNING = Tuning(
-    t1=0.25,
-    t2=0.9,
+    hi_above=0.25,
+    skip_below=0.05,
     lo_share=0.5,
     loss=0.004,
     loss_se=0.001,
@@ -34,64 +35,88 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return model, lo
 
 
+HI_LADDER, SKIP_LADDER = [0.6, 0.3, 0.1], [0.02, 0.05]
+
+
 class Landscape:
     """A made-up model: what settings lose and read."""
 
-    def __init__(self, loss_at_zero: float, skip_loss: float = 1.0) -> None:
-        self.loss_at_zero, self.skip_loss = loss_at_zero, skip_loss
+    def __init__(self, loss_of_lo: float, skip_loss: float = 1.0) -> None:
+        self.loss_of_lo, self.skip_loss = loss_of_lo, skip_loss
         self.asked: list[Candidate] = []
 
     def measure(self, candidate: Candidate) -> Measured:
         self.asked.append(candidate)
-        loss = self.loss_at_zero * (1 - candidate.t1) + self.skip_loss * (1 - candidate.t2)
-        bytes_ratio = 0.3 + 0.6 * candidate.t1 - 0.2 * (1 - candidate.t2) + 0.1 * abs(candidate.lo_share - 0.75)
+        loss = self.loss_of_lo * candidate.hi_above + self.skip_loss * candidate.skip_below
+        bytes_ratio = 0.9 - candidate.hi_above - candidate.skip_below + 0.1 * abs(candidate.lo_share - 0.75)
         return Measured(candidate, loss, 0.0, 0.0, bytes_ratio)
 
+    def search(self, max_loss: float) -> tuple[Measured | None, list[Measured]]:
+        return search(HI_LADDER, SKIP_LADDER, self.measure, max_loss)
 
-MIX = MixThresholds(0.6, 0.95)
 
-
-def test_search_takes_the_smallest_t1_within_the_loss() -> None:
-    landscape = Landscape(loss_at_zero=0.02)
-    chosen, measured = search(MIX, landscape.measure, 0.01)
+def test_search_takes_the_first_step_within_the_loss() -> None:
+    landscape = Landscape(loss_of_lo=0.02)
+    chosen, measured = landscape.search(0.01)
     assert chosen is not None
-    assert (chosen.candidate.t1, chosen.candidate.t2) == (0.6, 1.0)  # 0 and 0.3 lose more than 1%
+    assert (chosen.candidate.hi_above, chosen.candidate.skip_below) == (0.3, 0.0)  # 0.6 loses 1.2%
     assert [m.candidate for m in measured] == landscape.asked
     assert chosen.candidate.lo_share == 0.75
 
 
 def test_search_skips_as_far_as_the_loss_allows() -> None:
-    chosen, _ = search(MIX, Landscape(loss_at_zero=0.0, skip_loss=0.15).measure, 0.01)
+    chosen, _ = Landscape(loss_of_lo=0.0, skip_loss=0.3).search(0.01)
     assert chosen is not None
-    assert chosen.candidate == Candidate(0.0, 0.95, 0.75)  # 0.9 would lose 1.5%
+    assert chosen.candidate == Candidate(0.6, 0.02, 0.75)  # 0.05 would lose 1.5%
+
+
+def test_search_never_skips_what_would_be_in_hi() -> None:
+    asked = Landscape(loss_of_lo=0.0, skip_loss=0.0)
+    search([0.02], [0.01, 0.05], asked.measure, 0.01)
+    assert {c.skip_below for c in asked.asked} == {0.0, 0.01}
 
 
 def test_search_finds_nothing_where_nothing_is_within() -> None:
-    chosen, measured = search(MIX, Landscape(loss_at_zero=1.0).measure, 0.001)
+    chosen, measured = Landscape(loss_of_lo=1.0).search(0.001)
     assert chosen is None
-    assert all(m.candidate.t2 == 1.0 for m in measured)
+    assert [m.candidate.hi_above for m in measured] == HI_LADDER
+    assert all(m.candidate.skip_below == 0.0 for m in measured)
 
 
 def test_search_measures_no_setting_twice() -> None:
-    for loss_at_zero in (0.0, 0.011, 0.1):
-        landscape = Landscape(loss_at_zero, skip_loss=0.0)
-        search(MIX, landscape.measure, 0.01)
+    for loss_of_lo in (0.0, 0.02, 0.2):
+        landscape = Landscape(loss_of_lo, skip_loss=0.0)
+        landscape.search(0.01)
         assert len(set(landscape.asked)) == len(landscape.asked)
         assert {c.lo_share for c in landscape.asked} <= set(LO_SHARES)
 
 
-def test_mix_thresholds_give_the_mix() -> None:
+def recorded_weights() -> npt.NDArray[np.float32]:
     rng = np.random.default_rng(0)
-    weights = -np.sort(-rng.dirichlet(np.ones(8), 5000).astype(np.float32), axis=1)
+    rows = -np.sort(-rng.dirichlet(np.ones(8), 5000).astype(np.float32), axis=1)
     recorder = RoutingRecorder()
-    for row in weights:
+    for row in rows:
         assert list(recorder.choose(0, row, np.zeros(8, np.int8))) == [HI] * 8
-    scores = recorder.scores()
-    assert scores.shape == (5000, 8)
-    assert (scores[:, 0] == 0).all()
-    mix = mix_thresholds(scores)
+    weights = recorder.weights()
+    assert np.array_equal(weights, rows)
+    return weights
+
+
+def test_mix_thresholds_give_the_mix() -> None:
+    weights = recorded_weights()
+    scores = np.cumsum(weights, axis=1) - weights
+    mix = mix_thresholds(weights)
     assert (scores <= mix.t1).mean() == pytest.approx(0.67, abs=0.001)
     assert (scores > mix.t2).mean() == pytest.approx(0.03, abs=0.001)
+
+
+def test_ladders_are_quantiles_of_the_weights() -> None:
+    weights = recorded_weights()
+    ladder = hi_thresholds(weights)
+    assert [float((weights >= t).mean()) * 8 for t in ladder] == pytest.approx([0.5, 0.75, 1.0, 1.5, 2.0], abs=0.01)
+    assert [(weights < t).mean() for t in skip_thresholds(weights)] == pytest.approx([0.01, 0.03], abs=0.001)
+    # With two experts used, two in hi a token would be exact mode.
+    assert len(hi_thresholds(np.sort(weights[:, :2])[:, ::-1])) == 4
 
 
 def test_stored_beside_the_model(pair: tuple[Path, Path]) -> None:
@@ -100,10 +125,10 @@ def test_stored_beside_the_model(pair: tuple[Path, Path]) -> None:
     path = save_tuning([model], lo, TUNING)
     assert path == model.with_name("model.hobbit.json")
     assert load_tuning([model], lo) == TUNING
-    save_tuning([model], lo, replace(TUNING, t1=0.5))
+    save_tuning([model], lo, replace(TUNING, hi_above=0.5))
     loaded = load_tuning([model], lo)
     assert loaded is not None
-    assert loaded.t1 == 0.5
+    assert loaded.hi_above == 0.5
     assert sorted(p.name for p in model.parent.iterdir()) == ["model.gguf", "model.hobbit.json", "model.lo-Q2_K.gguf"]
 
 
@@ -117,7 +142,7 @@ def test_a_failed_write_leaves_the_old_file(pair: tuple[Path, Path], monkeypatch
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_tuning([model], lo, replace(TUNING, t1=0.5))
+        save_tuning([model], lo, replace(TUNING, hi_above=0.5))
     assert path.read_bytes() == before
     assert len(list(model.parent.iterdir())) == 3
 
@@ -138,11 +163,11 @@ def test_counts_for_these_very_files_alone(pair: tuple[Path, Path], changed: str
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
-        {"t1": None},
-        {"t1": "0.5"},
-        {"t1": True},
-        {"t1": 1.5},
+        {"schema": 3},
+        {"hi_above": None},
+        {"hi_above": "0.5"},
+        {"hi_above": True},
+        {"hi_above": 1.5},
         {"lo_share": -0.1},
         {"loss": float("nan")},
         {"model": []},
@@ -173,5 +198,5 @@ def test_loss_in_words(loss: float, text: str) -> None:
 
 
 def test_defaults_depend_on_the_experts_used() -> None:
-    assert (default_policy(2), default_lo_share(2)) == (HobbitThresholds(0.6, 0.9), 0.25)
-    assert (default_policy(8), default_lo_share(8)) == (HobbitThresholds(0.0, 1.0), 0.5)
+    assert (default_policy(2), default_lo_share(2)) == (WeightThresholds(0.5), 0.25)
+    assert (default_policy(8), default_lo_share(8)) == (WeightThresholds(0.2), 0.45)

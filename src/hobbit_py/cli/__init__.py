@@ -19,10 +19,21 @@ from ..errors import HobbitError, UsageError
 
 # One file a command, each with a click command named `command`; the text is what `hobbit --help` shows.
 _COMMANDS = {
+    "bench": "Measure how fast a model runs on this machine, and what limits it.",
     "chat": "Talk with a model in the terminal.",
+    "doctor": "Check whether this machine and what is installed on it will run a model well.",
     "generate": "Continue a prompt, for pipes and scripts.",
+    "imatrix": "Measure on a text which inputs of each expert matter, for better copies.",
+    "inspect": "Show what a model file holds: its experts, their types, the lo copies beside it.",
+    "list": "List the models from the Hugging Face hub that are on this machine.",
     "pack": "Make low-precision copies of a model's experts.",
     "perplexity": "Measure a model's perplexity on a text, and its distance to exact mode.",
+    "plan": "Predict what a model needs and how fast it will be, before it is downloaded.",
+    "pull": "Fetch a model from the Hugging Face hub.",
+    "rm": "Remove a model of the hub from this machine.",
+    "serve": "Serve a model to OpenAI clients, with a page to watch it.",
+    "simulate": "Replay a trace: what caches and policies would have done.",
+    "trace": "Record which experts a model chooses over a text.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
 _EXIT_FAILURE = 1
@@ -106,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal that is not UTF-8 shows '?' for what it lacks instead of failing in the middle of an answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # What huggingface_hub has to say is said in a sentence of ours.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         exit_code = group.main(args=argv, prog_name="hobbit", standalone_mode=False)
         return exit_code if isinstance(exit_code, int) else 0

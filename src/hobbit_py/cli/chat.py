@@ -96,10 +96,17 @@ def _ended_early(answer: Answer, n_ctx: int) -> str | None:
 
 @click.command()
 @common.model_parameters
+@common.warm_start_option
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest answer. [default: the context]")
 def command(
-    temp: float, top_p: float, system: str | None, max_tokens: int | None, seed: int | None, **model_options: object
+    temp: float,
+    top_p: float,
+    system: str | None,
+    max_tokens: int | None,
+    seed: int | None,
+    warm_start: bool,
+    **model_options: object,
 ) -> None:
     """Talk with a model; /help in the chat lists its commands.
 
@@ -107,7 +114,7 @@ def command(
     """
     # Unlike its generate(), llama_cpp's completions repeat themselves from run to run without a seed.
     seed = random.SystemRandom().getrandbits(31) if seed is None else seed
-    llama = common.load_llama(common.ModelOptions.of({"seed": seed, **model_options}))
+    llama = common.load_llama(common.ModelOptions.of({"seed": seed, **model_options}), warm_start=warm_start)
     try:
         line_input = open_input(_notice)
         if line_input.interactive:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..bundled import bundled_model
 from ..errors import HobbitError, ModelFileError, UsageError
 from ..sizes import parse_bytes
+from .hub_models import model_file
 from .interrupts import exit_on_interrupt
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class ModelOptions:
     vram: int | str | None = None
     device: str | None = None
     unified: bool = False
+    preset: str = "auto"
+    eviction: str | None = None
+    no_prefetch: bool = False
     precision: str = "auto"
     lo: Path | None = None
     ctx: int | None = None
@@ -66,6 +69,15 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     return value
 
 
+_PRESET = click.option(
+    "--preset",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Whose policies to run with, such as baseline or hobbit; auto is what 'hobbit tune' found.",
+)
+_EVICTION = click.option("--eviction", metavar="NAME", help="Which resident expert goes, instead of the preset's.")
+_NO_PREFETCH = click.option("--no-prefetch", is_flag=True, help="Read nothing ahead.")
 _PRECISION = click.option(
     "--precision",
     type=click.Choice(["auto", "exact", "mixed"]),
@@ -84,6 +96,9 @@ _MODEL_PARAMETERS = (
     click.option("--unified", is_flag=True, help="The GPU shares the main memory (detected where the device says so)."),
     click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens."),
     click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads."),
+    _PRESET,
+    _EVICTION,
+    _NO_PREFETCH,
     _PRECISION,
     click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies."),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's log on stderr."),
@@ -130,6 +145,16 @@ def tuning_parameters(command: _Command) -> _Command:
     return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
 
 
+def warm_start_option(command: _Command) -> _Command:
+    """Adds --warm-start/--no-warm-start, for commands whose speed nobody measures."""
+    return click.option(
+        "--warm-start/--no-warm-start",
+        default=True,
+        show_default=True,
+        help="Remember which experts were in memory, and begin with those of the last run.",
+    )(command)
+
+
 def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> Llama:  # noqa: ANN401
     """Loads the model, with a progress bar if stderr is a terminal, and shows the model's note on stderr.
 
@@ -141,7 +166,7 @@ def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> 
             "--memory and --expert-memory exclude each other; give --memory for the whole process or --expert-memory "
             "for the expert cache alone."
         )
-    model_path = options.model or bundled_model()
+    model_path = model_file(options.model)
     with _progress_bar(model_path.name, shown=show and sys.stderr.isatty() and not options.verbose) as progress:
         llama = _construct(model_path, options, progress, keywords)
     if options.seed is not None:
@@ -190,12 +215,15 @@ def _construct(
         "device": options.device,
         "unified": options.unified or None,
         "lo": options.lo,
+        "eviction": options.eviction,
+        "prefetch": False if options.no_prefetch else None,
         "n_threads": options.threads,
         "n_threads_batch": options.threads,
     }
     try:
         return Llama(
             model_path,
+            preset=options.preset,
             precision=options.precision,
             n_ctx=options.ctx,
             progress=progress,

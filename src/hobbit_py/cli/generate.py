@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import timeline
 from ..errors import HobbitError, UsageError
 from ..stats import peak_rss_bytes
 from . import common
@@ -140,6 +141,12 @@ def _report_json(generated: Generated, load_s: float) -> str:
     "--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read it from a file; '-' is stdin."
 )
 @click.option("-n", "n_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to generate.")
+@click.option(
+    "--trace-out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a profile of compute, reads and waits, for Perfetto or chrome://tracing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with text, tokens and measurements.")
 def command(
     prompt: str | None,
@@ -147,6 +154,7 @@ def command(
     n_tokens: int,
     temp: float,
     top_p: float,
+    trace_out: Path | None,
     as_json: bool,
     **model_options: object,
 ) -> None:
@@ -162,8 +170,12 @@ def command(
         tokens = _tokenize(llama, prompt_bytes)
         n_ctx = llama.n_ctx()
         n_room = n_ctx - len(tokens) + 1
+        if trace_out is not None:
+            timeline.start(llama)
         show = (lambda _piece: None) if as_json else write_out
         generated = continue_prompt(llama, tokens, min(n_tokens, n_room), temp=temp, top_p=top_p, show=show)
+        if trace_out is not None:
+            timeline.write(llama, trace_out)
     except (HobbitError, KeyboardInterrupt):
         # The sentence must not begin in the middle of the text.
         if not as_json and sys.stdout.isatty():

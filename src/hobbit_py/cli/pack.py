@@ -64,7 +64,12 @@ def _show_note(note: str) -> None:
     metavar="OUT",
     help="The file to write. [default: MODEL.lo-TYPE.gguf]",
 )
-@click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix of llama-imatrix.")
+@click.option(
+    "--imatrix",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Importance matrix of 'hobbit imatrix' or llama-imatrix. [default: MODEL.imatrix.gguf if it is there]",
+)
 @click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Threads. [default: all cores]")
 def command(model: Path, lo: str, out: Path | None, imatrix: Path | None, threads: int | None) -> None:
     """Make low-precision copies of a model's experts, for mixed precision.
@@ -73,9 +78,15 @@ def command(model: Path, lo: str, out: Path | None, imatrix: Path | None, thread
     interrupted is continued by the same command.
     """
     from ..pack import pack
+    from ..pack.paths import default_imatrix
+    from .hub_models import model_file
     from .native_log import keep_native_errors
 
     keep_native_errors()
+    model = model_file(model)
+    if imatrix is None and default_imatrix(model).is_file():
+        imatrix = default_imatrix(model)
+        _show_note(f"Using the importance matrix {imatrix.name} beside the model.")
     time_start = time.perf_counter()
     try:
         with _progress_bar(model.name) as progress:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 _DEFAULT_WINDOW = 512
+_MIXED_OPTIONS = "--hi-above, --skip-below, --t1, --t2, --lo-share and --skip-renorm"
 _MAX_BATCH = 2048  # tokens of a batch with --chunked, as in llama-perplexity
 
 
@@ -90,13 +91,26 @@ def _sentences(figures: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _mixed_keywords(t1: float | None, t2: float | None, lo_share: float | None, skip_renorm: bool) -> dict[str, Any]:
-    """Keywords of hobbit_py.Llama for the options that were given."""
-    keywords: dict[str, Any] = {}
-    if t1 is not None or t2 is not None:
-        from ..policies import HobbitThresholds
+def _given(**options: float | None) -> dict[str, float]:
+    return {name: value for name, value in options.items() if value is not None}
 
-        keywords["policy"] = HobbitThresholds(t1=0.0 if t1 is None else t1, t2=1.0 if t2 is None else t2)
+
+def _mixed_keywords(
+    weights: dict[str, float], masses: dict[str, float], lo_share: float | None, skip_renorm: bool
+) -> dict[str, Any]:
+    """Keywords of hobbit_py.Llama for the options that were given."""
+    from ..policies import HobbitThresholds, WeightThresholds
+
+    if weights and masses:
+        raise UsageError(
+            "--hi-above and --skip-below judge an expert by its own weight, --t1 and --t2 by that of the better ones: "
+            "give one kind."
+        )
+    keywords: dict[str, Any] = {}
+    if weights:
+        keywords["policy"] = WeightThresholds(weights.get("hi_above", 0.0), weights.get("skip_below", 0.0))
+    if masses:
+        keywords["policy"] = HobbitThresholds(t1=masses.get("t1", 0.0), t2=masses.get("t2", 1.0))
     if lo_share is not None:
         keywords["lo_share"] = lo_share
     if skip_renorm:
@@ -132,8 +146,8 @@ class _Run:
             precision = llama.stats().precision
             if mixed_keywords and precision != "mixed":
                 raise UsageError(
-                    "--t1, --t2, --lo-share and --skip-renorm need a lo copy and this model has none; make one with "
-                    "'hobbit pack', or name one with --lo."
+                    f"{_MIXED_OPTIONS} need a lo copy and this model has none; make one with 'hobbit pack', or name "
+                    f"one with --lo."
                 )
             return self._evaluate(llama, windows, f"{precision} mode", against=against), precision
 
@@ -164,16 +178,28 @@ class _Run:
 @click.option("--tokens", "max_tokens", type=click.IntRange(min=8), metavar="N", help="Use the first N tokens.")
 @click.option("--chunked", is_flag=True, help="Evaluate in batches: faster, but unlike decoding.")
 @click.option(
+    "--hi-above",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Gate weight from which on a miss is read in hi. [default with --skip-below: 0]",
+)
+@click.option(
+    "--skip-below",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Gate weight below which a miss is skipped. [default with --hi-above: 0]",
+)
+@click.option(
     "--t1",
     type=click.FloatRange(0, 1),
     metavar="X",
-    help="Gate mass up to which a miss is read in hi. [default with --t2: 0]",
+    help="HOBBIT's: weight of the better experts up to which a miss is read in hi. [default with --t2: 0]",
 )
 @click.option(
     "--t2",
     type=click.FloatRange(0, 1),
     metavar="X",
-    help="Gate mass beyond which a miss is skipped. [default with --t1: 1]",
+    help="HOBBIT's: weight of the better experts beyond which a miss is skipped. [default with --t1: 1]",
 )
 @click.option("--lo-share", type=click.FloatRange(0, 1), metavar="X", help="Share of the memory for lo copies.")
 @click.option("--skip-renorm", is_flag=True, help="Let other experts make up for a skipped one.")
@@ -183,6 +209,8 @@ def command(
     against: str | None,
     max_tokens: int | None,
     chunked: bool,
+    hi_above: float | None,
+    skip_below: float | None,
     t1: float | None,
     t2: float | None,
     lo_share: float | None,
@@ -201,11 +229,10 @@ def command(
     from ..evaluate import read_text
 
     options = common.ModelOptions.of(model_options)
-    mixed_keywords = _mixed_keywords(t1, t2, lo_share, skip_renorm)
+    weights = _given(hi_above=hi_above, skip_below=skip_below)
+    mixed_keywords = _mixed_keywords(weights, _given(t1=t1, t2=t2), lo_share, skip_renorm)
     if mixed_keywords and options.precision == "exact":
-        raise UsageError(
-            "--t1, --t2, --lo-share and --skip-renorm have no meaning with --precision exact; leave them out."
-        )
+        raise UsageError(f"{_MIXED_OPTIONS} have no meaning with --precision exact; leave them out.")
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     run = _Run(read_text(text), options, max_tokens, chunked)
     with contextlib.ExitStack() as stack:

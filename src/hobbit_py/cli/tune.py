@@ -34,7 +34,8 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 def _row(measured: Measured) -> str:
     c = measured.candidate
     return (
-        f"  T1 {c.t1:.2f}  T2 {c.t2:.2f}  lo share {c.lo_share:.2f}:  {100 * measured.loss:+.2f}% perplexity "
+        f"  hi above {c.hi_above:.2f}  skip below {c.skip_below:.2f}  lo share {c.lo_share:.2f}:  "
+        f"{100 * measured.loss:+.2f}% perplexity "
         f"(standard error {100 * measured.loss_se:.2f}), {measured.bytes_ratio:.2f} of the bytes"
     )
 
@@ -42,13 +43,13 @@ def _row(measured: Measured) -> str:
 def _sentences(result: TuneResult) -> list[str]:
     tuning = result.tuning
     rows = [_row(measured) for measured in result.measured]
-    if tuning.t1 >= 1:
+    if tuning.hi_above <= 0:
         return [*rows, f"No setting stays within {100 * tuning.max_loss:g}%: the model will run in exact mode."]
     return [
         *rows,
-        f"Chosen: T1 {tuning.t1:.2f}, T2 {tuning.t2:.2f}, lo share {tuning.lo_share:.2f}: {100 * tuning.loss:+.2f}% "
-        f"perplexity over {tuning.tokens} tokens, {1 / max(tuning.bytes_ratio, 1e-9):.1f}x fewer bytes read than in "
-        f"exact mode.",
+        f"Chosen: hi above {tuning.hi_above:.2f}, skip below {tuning.skip_below:.2f}, lo share {tuning.lo_share:.2f}: "
+        f"{100 * tuning.loss:+.2f}% perplexity over {tuning.tokens} tokens, {1 / max(tuning.bytes_ratio, 1e-9):.1f}x "
+        f"fewer bytes read than in exact mode.",
     ]
 
 
@@ -68,17 +69,26 @@ def _sentences(result: TuneResult) -> list[str]:
 @click.option(
     "--tokens", "max_tokens", type=click.IntRange(min=64), default=1024, show_default=True, help="Tokens of a run."
 )
+@click.option("--eviction-only", is_flag=True, help="Find the eviction policy of exact mode alone: needs no lo copy.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(text: Path | None, max_loss: float, max_tokens: int, as_json: bool, **model_options: object) -> None:
+def command(
+    text: Path | None,
+    max_loss: float,
+    max_tokens: int,
+    eviction_only: bool,
+    as_json: bool,
+    **model_options: object,
+) -> None:
     """Find what mixed precision may save within a loss, and keep it beside the model for later runs.
 
     Measures a handful of settings against exact mode, token by token, with the memory given, and takes the one that
-    reads least. MODEL needs a lo copy: see 'hobbit pack'.
+    reads least. Then replays what the model routed, and keeps the eviction policy that misses least. MODEL needs a lo
+    copy, see 'hobbit pack', or --eviction-only.
     """
     from ..bundled import bundled_model, sample_text
     from ..evaluate import read_text, windows_of
     from ..tune import save_tuning
-    from ..tune.search import tune
+    from ..tune.search import tune, tune_eviction
 
     options = common.ModelOptions.of(model_options)
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
@@ -94,27 +104,43 @@ def command(text: Path | None, max_loss: float, max_tokens: int, as_json: bool, 
         # harm, and half of the tokens would double the noise's variance.
         return windows_of(llama, data, options.ctx, max_tokens=max_tokens, first_scored=1)
 
+    result = None
     with progress_bar(f"tuning {(options.model or bundled_model()).name}") as progress:
-        result = tune(open_llama, cut, max_loss=max_loss, progress=progress)
+        if eviction_only:
+            eviction, model_paths = tune_eviction(open_llama, cut, progress=progress)
+        else:
+            result = tune(open_llama, cut, max_loss=max_loss, progress=progress)
+            eviction, model_paths = result.eviction, result.model_paths
     try:
-        path = save_tuning(result.model_paths, result.lo_path, result.tuning)
+        path = save_tuning(model_paths, result.lo_path if result else None, result.tuning if result else None, eviction)
     except OSError as error:
         raise UsageError(
             f"The result cannot be stored beside the model: {error.strerror}; tune a copy of it in a folder that you "
             f"can write to."
         ) from error
     if as_json:
-        report = {
-            **dataclasses.asdict(result.tuning),
-            "mix": dataclasses.asdict(result.mix),
-            "measured": [
-                dataclasses.asdict(m.candidate) | {k: v for k, v in dataclasses.asdict(m).items() if k != "candidate"}
-                for m in result.measured
-            ],
-            "stored": str(path),
-        }
-        click.echo(json.dumps(report))
+        click.echo(
+            json.dumps(
+                (_report(result) if result else {}) | {"eviction": dataclasses.asdict(eviction), "stored": str(path)}
+            )
+        )
         return
-    for sentence in _sentences(result):
+    for sentence in _sentences(result) if result else []:
         click.echo(sentence)
+    weights = ", ".join(f"{name} {value:.2f}" for name, value in eviction.parameters.items())
+    click.echo(
+        f"Eviction: {eviction.name}{f' ({weights})' if weights else ''}, {eviction.miss_ratio - 1:+.1%} bytes missed "
+        f"against LRU."
+    )
     click.echo(f"Stored in {path}.")
+
+
+def _report(result: TuneResult) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(result.tuning),
+        "mix": dataclasses.asdict(result.mix),
+        "measured": [
+            dataclasses.asdict(m.candidate) | {k: v for k, v in dataclasses.asdict(m).items() if k != "candidate"}
+            for m in result.measured
+        ],
+    }

@@ -89,7 +89,7 @@ class Imatrix:
         with open_header(self._path) as header:
             if header.get_string("general.type") != "imatrix":
                 raise ModelFileError(
-                    f"{str(self._path)!r} is a GGUF file but not an importance matrix; make one with llama-imatrix."
+                    f"{str(self._path)!r} is a GGUF file but not an importance matrix; make one with 'hobbit imatrix'."
                 )
             tensors = {tensor.name: tensor for tensor in header.tensors()}
         if any(tensor.type_id != GGMLQuantizationType.F32 for tensor in tensors.values()):
@@ -143,5 +143,5 @@ def _sha256(file: BinaryIO) -> str:
 
 def _damaged(path: Path, reason: str) -> ModelFileError:
     return ModelFileError(
-        f"{str(path)!r} is not a usable importance matrix: {reason}; make it again with llama-imatrix."
+        f"{str(path)!r} is not a usable importance matrix: {reason}; make it again with 'hobbit imatrix'."
     )

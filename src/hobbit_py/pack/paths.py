@@ -17,16 +17,25 @@ def default_out(model_path: Path, lo: LoTypes) -> Path:
     return model_path.with_name(f"{_stem(model_path)}.lo-{lo.file_label}.gguf")
 
 
+def default_imatrix(model_path: Path) -> Path:
+    """`<model>.imatrix.gguf` beside the model: where `hobbit imatrix` writes it and `hobbit pack` looks for it."""
+    return model_path.with_name(f"{_stem(model_path)}.imatrix.gguf")
+
+
 def find_lo(model_path: str | os.PathLike[str]) -> Path | None:
     """The lo copy beside a model, named `<model>.lo-*.gguf`; None if there is none.
 
     Of several the largest is taken: it loses the least accuracy, and who packed a smaller one for speed can name it.
     Whether it belongs to the model is for `fingerprint.verify` to say.
     """
+    return max(find_los(model_path), key=lambda path: (path.stat().st_size, path.name), default=None)
+
+
+def find_los(model_path: str | os.PathLike[str]) -> list[Path]:
+    """All lo copies beside a model, by name."""
     model_path = Path(model_path)
     pattern = f"{glob.escape(_stem(model_path))}.lo-*.gguf"
-    candidates = [path for path in model_path.parent.glob(pattern) if path.is_file() and not _is_later_part(path)]
-    return max(candidates, key=lambda path: (path.stat().st_size, path.name), default=None)
+    return sorted(path for path in model_path.parent.glob(pattern) if path.is_file() and not _is_later_part(path))
 
 
 def _stem(path: Path) -> str:

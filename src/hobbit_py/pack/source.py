@@ -63,16 +63,21 @@ class ModelExperts:
 def open_model(path: Path) -> ModelExperts:
     """Checks a model, or a lo copy, as the runtime does when it loads one; `path` is the first part of a split one.
 
-    Raises ModelFileError.
+    Raises ModelFileError, also for a model without experts.
     """
+    model = open_any_model(path)
+    if not model.tensors:
+        raise ModelFileError(f"{str(path)!r} has no expert tensors: it is not a Mixture-of-Experts model.")
+    return model
+
+
+def open_any_model(path: Path) -> ModelExperts:
+    """As open_model, for a model without experts too: it has no expert tensors."""
     try:
-        engine = _core.Engine(os.fspath(path), _core.EngineOptions())
-        if engine.is_moe:
-            return read_experts(engine.paths)
+        return read_experts(_core.Engine(os.fspath(path), _core.EngineOptions()).paths)
     except (_core.StoreError, OSError) as error:
         message = str(error)
         raise ModelFileError(message if message.endswith(".") else f"{message}.") from None
-    raise ModelFileError(f"{str(path)!r} has no expert tensors; only a Mixture-of-Experts model has a lo copy.")
 
 
 def read_experts(paths: Sequence[str | os.PathLike[str]]) -> ModelExperts:

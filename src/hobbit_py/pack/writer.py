@@ -263,7 +263,7 @@ def _check_importance(layout: LoLayout, imatrix: Imatrix | None, note: Note) -> 
             why = "none was given" if imatrix is None else "the one given lacks it"
             raise UsageError(
                 f"{tensor.type.name} needs an importance matrix for {source.name}, and {why}; make one with "
-                f"llama-imatrix and give it with --imatrix, or choose another type."
+                f"'hobbit imatrix' and give it with --imatrix, or choose another type."
             )
         elif imatrix is not None:
             n_without[source.kind] = n_without.get(source.kind, 0) + 1

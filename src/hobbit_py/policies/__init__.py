@@ -2,6 +2,44 @@
 
 from __future__ import annotations
 
-from .precision import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, MassBudget, PrecisionPolicy
+from .eviction import EvictionPolicy
+from .precision import (
+    HI,
+    LO,
+    SKIP,
+    AlwaysHigh,
+    AlwaysLow,
+    HobbitThresholds,
+    MassBudget,
+    PrecisionPolicy,
+    WeightThresholds,
+)
+from .prefetch import HORIZONS, PREDICTORS, Prefetch, as_prefetch
+from .presets import PRESETS, Preset, preset_of
+from .registry import eviction_policy, precision_policy
+from .router_filter import CachePrior, RouterFilter, Substitute
 
-__all__ = ["HI", "LO", "SKIP", "AlwaysHigh", "AlwaysLow", "HobbitThresholds", "MassBudget", "PrecisionPolicy"]
+__all__ = [
+    "HI",
+    "HORIZONS",
+    "LO",
+    "PREDICTORS",
+    "PRESETS",
+    "SKIP",
+    "AlwaysHigh",
+    "AlwaysLow",
+    "CachePrior",
+    "EvictionPolicy",
+    "HobbitThresholds",
+    "MassBudget",
+    "PrecisionPolicy",
+    "Prefetch",
+    "Preset",
+    "RouterFilter",
+    "Substitute",
+    "WeightThresholds",
+    "as_prefetch",
+    "eviction_policy",
+    "precision_policy",
+    "preset_of",
+]

@@ -81,6 +81,28 @@ class HobbitThresholds:
 
 
 @dataclass(frozen=True)
+class WeightThresholds:
+    """By the expert's own gate weight: in hi from hi_above on, in lo from skip_below on, skipped below both.
+
+    What an expert in lo adds to the layer's error grows with the square of its weight, and every hi copy costs the same
+    to read. So this rule leaves the least error for a given number of hi reads. HobbitThresholds, which counts the
+    weight of the better experts, also reads the best one of a token that has no favourite. What is resident in hi
+    serves as it is. hi_above = 0 is exact mode.
+    """
+
+    hi_above: float = 0.2
+    skip_below: float = 0.0
+
+    def choose(self, layer: int, gate_weights: Weights, resident: Copies) -> Codes:
+        """See PrecisionPolicy."""
+        hi_above, skip_below = np.float32(self.hi_above), np.float32(self.skip_below)
+        return [
+            HI if copy == HI or weight >= hi_above else LO if weight >= skip_below else SKIP
+            for weight, copy in zip(gate_weights, resident, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
 class MassBudget:
     """Spends a budget of gate mass, from the lightest missing expert up.
 

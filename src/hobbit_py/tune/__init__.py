@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .stored import Tuning, load_tuning, save_tuning, tuning_path
+from .stored import EvictionTuning, Tuning, load_eviction, load_tuning, save_tuning, tuning_path
 
-__all__ = ["Tuning", "load_tuning", "save_tuning", "tuning_path"]
+__all__ = ["EvictionTuning", "Tuning", "load_eviction", "load_tuning", "save_tuning", "tuning_path"]

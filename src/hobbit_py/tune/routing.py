@@ -16,50 +16,65 @@ if TYPE_CHECKING:
 
 # The mix of the HOBBIT paper for two experts a token: two thirds in hi, 3% skipped.
 HI_SHARE, LO_SHARE = 0.67, 0.30
+HI_A_TOKEN = (0.5, 0.75, 1.0, 1.5, 2.0)
+SKIP_SHARES = (0.01, 0.03)
 
 
 class RoutingRecorder:
-    """A precision policy that runs everything in hi and keeps the score of every selected expert.
-
-    The score is the gate mass of the token's better experts, 0 for the best.
-    """
+    """A precision policy that runs everything in hi and keeps the gate weight of every selected expert."""
 
     def __init__(self) -> None:
-        self._scores: list[npt.NDArray[np.float32]] = []
+        self._weights: list[npt.NDArray[np.float32]] = []
 
     def choose(
         self, layer: int, gate_weights: npt.NDArray[np.float32], resident: npt.NDArray[np.int8]
     ) -> npt.NDArray[np.int64]:
         """See PrecisionPolicy."""
-        self._scores.append(np.cumsum(gate_weights) - gate_weights)
+        self._weights.append(np.array(gate_weights))
         return np.full(len(gate_weights), HI)
 
-    def scores(self) -> npt.NDArray[np.float32]:
-        """All scores, [n_tokens * n_layers, n_expert_used]; empty if no layer asked."""
-        return np.stack(self._scores) if self._scores else np.empty((0, 0), np.float32)
+    def weights(self) -> npt.NDArray[np.float32]:
+        """All weights, [n_tokens * n_layers, n_expert_used], descending; empty if no layer asked."""
+        return np.stack(self._weights) if self._weights else np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
 class MixThresholds:
-    """Thresholds that would give the target mix if every expert were missing."""
+    """HOBBIT's thresholds that would give the target mix if every expert were missing."""
 
     t1: float
     t2: float
 
 
-def record_scores(llama: Llama, windows: Windows) -> npt.NDArray[np.float32]:
-    """Scores of all selected experts over the windows; sets the policy of `llama`, which must have a lo copy."""
+def record_weights(llama: Llama, windows: Windows) -> npt.NDArray[np.float32]:
+    """Gate weights of all selected experts over the windows; sets the policy of `llama`, which must have a lo copy."""
     recorder = RoutingRecorder()
     llama.set_policy(recorder)
     for window in windows.inputs:
         llama.reset()
         llama.eval(window)
-    return recorder.scores()
+    return recorder.weights()
 
 
 def mix_thresholds(
-    scores: npt.NDArray[np.float32], hi_share: float = HI_SHARE, lo_share: float = LO_SHARE
+    weights: npt.NDArray[np.float32], hi_share: float = HI_SHARE, lo_share: float = LO_SHARE
 ) -> MixThresholds:
-    """The quantiles of the scores [n, n_expert_used], rank 0 counted: T1 bounds hi_share, T2 another lo_share."""
+    """Quantiles of HOBBIT's score, the gate mass of a token's better experts: T1 bounds hi_share, T2 another lo_share.
+
+    `weights` is [n, n_expert_used], descending; the best expert's score is 0.
+    """
+    scores = np.cumsum(weights, axis=1) - weights
     t1, t2 = np.quantile(scores, [hi_share, hi_share + lo_share])
     return MixThresholds(min(1.0, float(t1)), min(1.0, float(t2)))
+
+
+def hi_thresholds(weights: npt.NDArray[np.float32]) -> list[float]:
+    """Gate weights from which on half an expert a token would be in hi, one expert, ... two; the highest first."""
+    n_used = weights.shape[1]
+    shares = [n_hi / n_used for n_hi in HI_A_TOKEN if n_hi < n_used]
+    return sorted({float(np.quantile(weights, 1 - share)) for share in shares}, reverse=True)
+
+
+def skip_thresholds(weights: npt.NDArray[np.float32]) -> list[float]:
+    """Gate weights below which 1% and 3% of the selected experts are."""
+    return sorted({float(np.quantile(weights, share)) for share in SKIP_SHARES})

@@ -7,31 +7,32 @@ at a time, which takes a handful of runs where the whole grid would take dozens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..evaluate import Evaluation, Reference, Windows, evaluate
-from ..policies import HobbitThresholds
-from .routing import MixThresholds, mix_thresholds, record_scores
-from .stored import Tuning
+from ..policies import WeightThresholds
+from ..simulate.record import Recording, lo_part_bytes, record_trace
+from .eviction import search_eviction
+from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights, skip_thresholds
+from .stored import EvictionTuning, Tuning
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
 LO_SHARES = (0.25, 0.5, 0.75)
 _FIRST_LO_SHARE = 0.5
-_SKIP_BEYOND = 0.9  # the T2 of the HOBBIT paper
-_MAX_RUNS = 10  # of the ladder below, exact mode and the recording of the router
+_MAX_RUNS = 10  # of both ladders, other lo shares, exact mode and the recording of the router
 
 
 @dataclass(frozen=True)
 class Candidate:
     """Settings of mixed mode."""
 
-    t1: float
-    t2: float
+    hi_above: float
+    skip_below: float
     lo_share: float
 
 
@@ -53,25 +54,32 @@ class TuneResult:
     tuning: Tuning
     mix: MixThresholds
     measured: tuple[Measured, ...]
+    eviction: EvictionTuning
     lo_path: str
     model_paths: tuple[str, ...]
 
 
 def search(
-    mix: MixThresholds, measure: Callable[[Candidate], Measured], max_loss: float
+    hi_ladder: Sequence[float],
+    skip_ladder: Sequence[float],
+    measure: Callable[[Candidate], Measured],
+    max_loss: float,
 ) -> tuple[Measured | None, list[Measured]]:
-    """The cheapest candidate within max_loss, None if there is none, and all that were measured."""
+    """The cheapest candidate within max_loss, None if there is none, and all that were measured.
+
+    `hi_ladder` has values of hi_above that read ever more, `skip_ladder` values of skip_below that cost ever more.
+    """
     measured: list[Measured] = []
 
     def within(candidate: Candidate) -> bool:
         measured.append(measure(candidate))
         return measured[-1].loss <= max_loss
 
-    found = next((c for c in _ladder(mix) if within(c)), None)
+    ladder = (Candidate(hi_above, 0.0, _FIRST_LO_SHARE) for hi_above in hi_ladder)
+    found = next((candidate for candidate in ladder if within(candidate)), None)
     if found is not None:
-        for t2 in sorted({mix.t2, _SKIP_BEYOND}, reverse=True):
-            # Skipping costs more the lower its threshold: what fails, fails below as well.
-            if found.t1 < t2 < 1 and not within(replace(found, t2=t2)):
+        for skip_below in skip_ladder:
+            if skip_below < found.hi_above and not within(replace(found, skip_below=skip_below)):
                 break
         best = _cheapest(measured, max_loss)
         assert best is not None
@@ -118,10 +126,12 @@ def tune(
     llama = open_llama(precision="mixed")
     try:
         windows = windows_of(llama)
-        scores = record_scores(llama, windows)
-        if not scores.size:
+        weights = record_weights(llama, windows)
+        if not weights.size:
             raise UsageError("This model has no router whose weights hobbit knows: it always runs in exact mode.")
-        mix, lo_path, model_paths = mix_thresholds(scores), llama.lo_path, llama.model_paths
+        mix, lo_path, model_paths = mix_thresholds(weights), llama.lo_path, llama.model_paths
+        assert llama._engine is not None
+        lo_sizes = lo_part_bytes(llama._engine)
         n_scored, n_vocab = windows.n_scored, llama.n_vocab()
         assert lo_path is not None
     finally:
@@ -130,7 +140,9 @@ def tune(
     with Reference(n_scored, n_vocab) as reference:
         llama = open_llama(precision="exact")
         try:
-            exact = run(llama, windows, record=reference)
+            with Recording(llama) as recording:
+                exact = run(llama, windows, record=reference)
+            trace = replace(recording.trace(windows), lo_part_bytes=lo_sizes)
             expert_memory_bytes = llama.stats().expert_memory_bytes
         finally:
             llama.close()
@@ -141,7 +153,7 @@ def tune(
             )
 
         def measure(candidate: Candidate) -> Measured:
-            policy = HobbitThresholds(candidate.t1, candidate.t2)
+            policy = WeightThresholds(candidate.hi_above, candidate.skip_below)
             llama = open_llama(precision="mixed", policy=policy, lo_share=candidate.lo_share)
             try:
                 evaluation = run(llama, windows, against=reference)
@@ -156,13 +168,13 @@ def tune(
                 bytes_ratio=evaluation.read_bytes_per_token / exact.read_bytes_per_token,
             )
 
-        chosen, measured = search(mix, measure, max_loss)
+        chosen, measured = search(hi_thresholds(weights), skip_thresholds(weights), measure, max_loss)
 
     if chosen is None:  # exact mode: hi for everything, all memory for hi
-        chosen = Measured(Candidate(1.0, 1.0, 0.0), loss=0.0, loss_se=0.0, kl_mean=0.0, bytes_ratio=1.0)
+        chosen = Measured(Candidate(0.0, 0.0, 0.0), loss=0.0, loss_se=0.0, kl_mean=0.0, bytes_ratio=1.0)
     tuning = Tuning(
-        t1=chosen.candidate.t1,
-        t2=chosen.candidate.t2,
+        hi_above=chosen.candidate.hi_above,
+        skip_below=chosen.candidate.skip_below,
         lo_share=chosen.candidate.lo_share,
         loss=chosen.loss,
         loss_se=chosen.loss_se,
@@ -171,14 +183,38 @@ def tune(
         max_loss=max_loss,
         expert_memory_bytes=expert_memory_bytes,
     )
-    return TuneResult(tuning, mix, tuple(measured), lo_path, model_paths)
+    eviction = search_eviction(
+        trace,
+        expert_memory_bytes,
+        precision=WeightThresholds(tuning.hi_above, tuning.skip_below),
+        lo_share=tuning.lo_share,
+    )
+    return TuneResult(tuning, mix, tuple(measured), eviction, lo_path, model_paths)
 
 
-def _ladder(mix: MixThresholds) -> Iterator[Candidate]:
-    """Thresholds without skipping, from the one that reads least: 0 is hi for the best expert alone."""
-    for t1 in sorted({0.0, mix.t1 / 2, mix.t1, (1 + mix.t1) / 2}):
-        if t1 < 1:
-            yield Candidate(t1, 1.0, _FIRST_LO_SHARE)
+def tune_eviction(
+    open_llama: Callable[..., Llama],
+    windows_of: Callable[[Llama], Windows],
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[EvictionTuning, tuple[str, ...]]:
+    """The eviction policy for exact mode, and the model's paths; arguments as of `tune`.
+
+    Raises:
+        UsageError: Every expert fits in the memory.
+    """
+    llama = open_llama(precision="exact")
+    try:
+        trace = record_trace(llama, windows_of(llama), progress=progress)
+        stats, model_paths = llama.stats(), llama.model_paths
+    finally:
+        llama.close()
+    if stats.n_evictions == 0 and stats.n_streamed == 0:
+        raise UsageError(
+            "Every expert that the text needs fits in the memory granted, so there is nothing to evict; give the "
+            "--memory or --expert-memory that the model will run with."
+        )
+    return search_eviction(trace, stats.expert_memory_bytes), model_paths
 
 
 def _cheapest(measured: list[Measured], max_loss: float) -> Measured | None:

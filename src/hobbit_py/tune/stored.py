@@ -5,19 +5,20 @@ It names the model's files and the lo copy with their sizes: thresholds found fo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeGuard
 
-SCHEMA = 1
+from ..atomic_file import write_atomically
+from ..policies.eviction import BUILT_INS
+
+SCHEMA = 2
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -29,8 +30,8 @@ class Tuning:
     standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory.
     """
 
-    t1: float
-    t2: float
+    hi_above: float
+    skip_below: float
     lo_share: float
     loss: float
     loss_se: float
@@ -40,30 +41,41 @@ class Tuning:
     expert_memory_bytes: int
 
 
+@dataclass(frozen=True)
+class EvictionTuning:
+    """The eviction policy that missed least on a trace, and its missed bytes there over those of LRU.
+
+    `expert_memory_bytes` is the memory that it was measured with: with much more or less, another may be best.
+    """
+
+    name: str
+    parameters: dict[str, float]
+    miss_ratio: float
+    tokens: int
+    expert_memory_bytes: int
+
+
 def tuning_path(model_path: str | os.PathLike[str]) -> Path:
     """`<model stem>.hobbit.json` beside the model; of a split model the stem without the part's number."""
     path = Path(model_path)
     return path.with_name(f"{_PART.sub('', path.name.removesuffix('.gguf'))}.hobbit.json")
 
 
-def save_tuning(model_paths: Sequence[str | os.PathLike[str]], lo_path: str | os.PathLike[str], tuning: Tuning) -> Path:
-    """Writes the file, whole or not at all; raises OSError."""
+def save_tuning(
+    model_paths: Sequence[str | os.PathLike[str]],
+    lo_path: str | os.PathLike[str] | None,
+    tuning: Tuning | None,
+    eviction: EvictionTuning | None = None,
+) -> Path:
+    """Writes the file, whole or not at all, in place of what was stored before; raises OSError."""
     path = tuning_path(model_paths[0])
-    text = json.dumps(
-        {"schema": SCHEMA, **_pair(model_paths, lo_path), **dataclasses.asdict(tuning)}, indent=2, allow_nan=False
-    )
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+    stored: dict[str, Any] = {"schema": SCHEMA, "model": [_identity(p) for p in model_paths]}
+    if lo_path is not None and tuning is not None:
+        stored |= _pair(model_paths, lo_path) | dataclasses.asdict(tuning)
+    if eviction is not None:
+        stored["eviction"] = dataclasses.asdict(eviction)
+    text = json.dumps(stored, indent=2, allow_nan=False)
+    write_atomically(path, lambda file: _write(file, text))
     return path
 
 
@@ -73,27 +85,64 @@ def load_tuning(model_paths: Sequence[str | os.PathLike[str]], lo_path: str | os
     A file that is damaged, newer or about another pair counts as absent: it is made anew by `hobbit tune`, and a model
     must not fail to load for it.
     """
+    stored = _load(model_paths)
+    try:
+        pair = _pair(model_paths, lo_path)
+    except OSError:
+        return None
+    return _tuning_of(stored) if stored.get("lo") == pair["lo"] else None
+
+
+def load_eviction(model_paths: Sequence[str | os.PathLike[str]], expert_memory_bytes: int) -> EvictionTuning | None:
+    """The eviction policy stored for this model and about this much memory (a quarter more or less); likewise."""
+    stored: Any = _load(model_paths).get("eviction")
+    if not isinstance(stored, dict) or set(stored) != {field.name for field in dataclasses.fields(EvictionTuning)}:
+        return None
+    parameters, ratio, tokens, memory_bytes = (
+        stored[name] for name in ("parameters", "miss_ratio", "tokens", "expert_memory_bytes")
+    )
+    if not isinstance(parameters, dict) or not all(
+        _is_number(value) for value in (ratio, tokens, memory_bytes, *parameters.values())
+    ):
+        return None
+    if not isinstance(stored["name"], str) or stored["name"] not in BUILT_INS:
+        return None
+    if not all(0 <= value <= 1 for value in parameters.values()):
+        return None
+    known = {field.name for field in dataclasses.fields(BUILT_INS[stored["name"]])}  # type: ignore[arg-type]
+    if not set(parameters) <= known or not 0.75 <= expert_memory_bytes / max(1, memory_bytes) <= 1.25:
+        return None
+    return EvictionTuning(stored["name"], parameters, float(ratio), int(tokens), int(memory_bytes))
+
+
+def _load(model_paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
+    """What is stored about these very files; empty if nothing is."""
     try:
         stored = json.loads(tuning_path(model_paths[0]).read_text(encoding="utf-8"))
-        pair = _pair(model_paths, lo_path)
+        model = [_identity(path) for path in model_paths]
     except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
-        return None
-    if any(stored.get(name) != value for name, value in pair.items()):
-        return None
-    return _tuning_of(stored)
+        return {}
+    is_ours = isinstance(stored, dict) and stored.get("schema") == SCHEMA and stored.get("model") == model
+    return stored if is_ours else {}
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _write(file: BinaryIO, text: str) -> None:
+    file.write(text.encode() + b"\n")
 
 
 def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Tuning):
         value = stored.get(field.name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not _is_number(value):
             return None
         values[field.name] = int(value) if field.name in ("tokens", "expert_memory_bytes") else float(value)
     tuning = Tuning(**values)
-    in_range = 0 <= tuning.t1 <= 1 and 0 <= tuning.t2 <= 1 and 0 <= tuning.lo_share <= 1
+    in_range = 0 <= tuning.hi_above <= 1 and 0 <= tuning.skip_below <= 1 and 0 <= tuning.lo_share <= 1
     return tuning if in_range else None
 
 

@@ -1,0 +1,63 @@
+"""Bandwidth of a drive at random direct reads of a given size: the ceiling of all that loads experts on demand."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import HobbitError
+
+_ALIGNMENT = 4096
+_O_DIRECT = getattr(os, "O_DIRECT", 0)  # macOS has none: there the page cache is part of what is measured
+
+
+class DriveError(HobbitError):
+    """The drive cannot be measured."""
+
+
+def measure_random_reads(path: Path, read_bytes: int, n_threads: int, duration_s: float, seed: int = 0) -> float:
+    """Bytes per second of `n_threads` threads that each read `read_bytes` at random offsets past the page cache.
+
+    Sizes are rounded up and offsets down to 4096 bytes. `os.preadv` releases the interpreter's lock while it reads.
+    Raises DriveError, or OSError if the file cannot be looked at.
+    """
+    read_bytes = -(-read_bytes // _ALIGNMENT) * _ALIGNMENT
+    n_places = (path.stat().st_size - read_bytes) // _ALIGNMENT
+    if n_places < 1:
+        raise DriveError(f"{path} is too small for reads of {read_bytes} bytes: choose a larger file or smaller reads.")
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | _O_DIRECT)
+    except OSError as error:
+        raise DriveError(f"{path} cannot be read directly ({error.strerror}): choose another file system.") from error
+    stop_at = time.monotonic() + duration_s
+    done_bytes = [0] * n_threads
+
+    def read_until_stopped(thread_idx: int) -> None:
+        places = random.Random(seed * 1000 + thread_idx)
+        with mmap.mmap(-1, read_bytes) as buffer:  # page-aligned, as direct reads ask for
+            while time.monotonic() < stop_at:
+                done_bytes[thread_idx] += os.preadv(handle, [buffer], places.randrange(n_places) * _ALIGNMENT)
+
+    started = time.monotonic()
+    threads = [threading.Thread(target=read_until_stopped, args=(idx,)) for idx in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed_s = time.monotonic() - started
+    os.close(handle)
+    if 0 in done_bytes:
+        raise DriveError(f"Reads of {path} failed or did not return within {duration_s:g} s.")
+    return sum(done_bytes) / elapsed_s
+
+
+def best_random_reads(
+    path: Path, read_bytes: int, n_threads: Sequence[int] = (1, 4), duration_s: float = 1.0, seed: int = 0
+) -> float:
+    """Bytes per second at the best of these thread counts; the runtime itself reads with four threads."""
+    return max(measure_random_reads(path, read_bytes, n, duration_s, seed) for n in n_threads)

@@ -1,0 +1,89 @@
+"""Which experts a token gets, changed in favour of resident ones. Lossy: off unless asked for.
+
+The classes here are the readable form; csrc/policy/ has the same in C++, and that is what runs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CachePrior:
+    """Scores of resident experts gain `strength` times the layer's mean spread (arXiv 2412.00099).
+
+    Args:
+        strength: The paper's lambda, 0 (nothing changes) to 1; quality falls beyond 0.8 there.
+        n_protected: The best experts of a token are always selected; 1 for 8-expert models, 2 for fine-grained ones.
+    """
+
+    strength: float = 0.2
+    n_protected: int = 1
+    _spreads: dict[int, list[float]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check(self.strength, "strength", self.n_protected)
+
+    def select(self, layer_idx: int, scores: Scores, resident: npt.NDArray[np.bool_], n_used: int) -> list[int]:
+        """The experts selected, best first. scores [n_expert] are logarithms of weights, up to a constant."""
+        order = np.argsort(-scores, kind="stable").tolist()
+        finite = scores[np.isfinite(scores)]
+        spread = self._spreads.setdefault(layer_idx, [0.0, 0.0])
+        spread[1] += 1
+        spread[0] += (float(finite.max() - finite.min()) - spread[0]) / spread[1]
+        bonus = np.float32(self.strength) * np.float32(spread[0])
+        biased = scores + np.where(resident, bonus, np.float32(0))
+        kept, others = order[: self.n_protected], order[self.n_protected :]
+        selected = (kept + sorted(others, key=lambda e: -biased[e]))[:n_used]
+        return sorted(selected, key=lambda e: -scores[e])
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """A missing expert in a near-tie with one not selected gives way to a resident one (after SMoE, arXiv 2508.18983).
+
+    Args:
+        margin: How far from the weight of the first expert not selected a tie reaches, as a share of it, 0 to 1.
+        n_protected: The best experts of a token are never replaced.
+    """
+
+    margin: float = 0.2
+    n_protected: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.margin, "margin", self.n_protected)
+
+    def select(self, layer_idx: int, scores: Scores, resident: npt.NDArray[np.bool_], n_used: int) -> list[int]:
+        """The experts selected, best first. scores [n_expert] are logarithms of weights, up to a constant."""
+        order = np.argsort(-scores, kind="stable").tolist()
+        if n_used >= len(order) or self.margin <= 0:
+            return list(order[:n_used])
+        edge = scores[order[n_used]]
+        above = edge + np.float32(math.log1p(self.margin))
+        below = edge + np.float32(math.log1p(-self.margin)) if self.margin < 1 else -np.inf
+        free = [e for e in order[n_used:] if resident[e] and scores[e] >= below]
+        selected: list[int] = order[:n_used]
+        for place in range(n_used - 1, self.n_protected - 1, -1):
+            if scores[selected[place]] >= above or not free:
+                break
+            if not resident[selected[place]]:
+                selected[place] = free.pop(0)
+        return sorted(selected, key=lambda e: -scores[e])
+
+
+RouterFilter = CachePrior | Substitute
+
+
+def _check(strength: float, name: str, n_protected: int) -> None:
+    if not 0.0 <= strength <= 1.0:
+        raise UsageError(f"{name} is {strength} and must be between 0 and 1.")
+    if n_protected < 0:
+        raise UsageError(f"n_protected is {n_protected} and must be 0 or more.")

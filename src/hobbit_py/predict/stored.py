@@ -1,0 +1,103 @@
+"""The files beside a model in which predictors keep what they learned of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..tune.stored import tuning_path
+from .training import HybridMaps
+
+SCHEMA = 1
+Matrices = list[npt.NDArray[np.float32]]
+
+
+def traces_path(model_path: str | os.PathLike[str]) -> Path:
+    """`<model stem>.hobbit-traces.npz` beside the model."""
+    return _beside(model_path, "hobbit-traces.npz")
+
+
+def hybrid_path(model_path: str | os.PathLike[str]) -> Path:
+    """`<model stem>.hobbit-hybrid.npz` beside the model."""
+    return _beside(model_path, "hobbit-hybrid.npz")
+
+
+def save_traces(model_paths: Sequence[str], prompts: Matrices, decodes: Matrices) -> None:
+    """Writes the matrices of past requests, [n_cells] each; raises OSError."""
+    _save(traces_path(model_paths[0]), model_paths, prompts=_stack(prompts), decodes=_stack(decodes))
+
+
+def load_traces(model_paths: Sequence[str], n_cells: int) -> tuple[Matrices, Matrices]:
+    """The matrices of past requests with this model, of prompts and of decoding; none if there is no usable file."""
+    stored = _load(traces_path(model_paths[0]), model_paths)
+    sets = [stored.get(name) for name in ("prompts", "decodes")]
+    if any(s is None or s.ndim != 2 or s.shape[1] not in (0, n_cells) or not np.isfinite(s).all() for s in sets):
+        return [], []
+    return tuple([row.astype(np.float32) for row in s] for s in sets)  # type: ignore[return-value, union-attr]
+
+
+def save_hybrid(model_paths: Sequence[str], maps: HybridMaps) -> Path:
+    """Writes what `fit_hybrid` found; raises OSError."""
+    path = hybrid_path(model_paths[0])
+    arrays = {f"map_{layer}_{distance}": shifts for (layer, distance), shifts in maps.shifts.items()}
+    _save(path, model_paths, token_rows=maps.token_rows, n_token_rows=np.int64(maps.n_token_rows), **arrays)
+    return path
+
+
+def load_hybrid(model_paths: Sequence[str]) -> HybridMaps | None:
+    """What was trained for this very model, or None."""
+    stored = _load(hybrid_path(model_paths[0]), model_paths)
+    try:
+        shifts = {
+            (int(name.split("_")[1]), int(name.split("_")[2])): array.astype(np.float32)
+            for name, array in stored.items()
+            if name.startswith("map_")
+        }
+        return HybridMaps(stored["token_rows"].astype(np.int32), int(stored["n_token_rows"]), shifts)
+    except (KeyError, ValueError, IndexError):
+        return None
+
+
+def _beside(model_path: str | os.PathLike[str], suffix: str) -> Path:
+    path = tuning_path(model_path)
+    return path.with_name(f"{path.name.removesuffix('.hobbit.json')}.{suffix}")
+
+
+def _identity(model_paths: Sequence[str]) -> npt.NDArray[Any]:
+    return np.array([f"{Path(path).name}:{Path(path).stat().st_size}" for path in model_paths])
+
+
+def _stack(matrices: Matrices) -> npt.NDArray[np.float32]:
+    return np.stack(matrices) if matrices else np.zeros((0, 0), np.float32)
+
+
+def _save(path: Path, model_paths: Sequence[str], **arrays: npt.ArrayLike) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, schema=np.int64(SCHEMA), model=_identity(model_paths), **arrays)  # type: ignore[arg-type]
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def _load(path: Path, model_paths: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Empty for a file that is missing, damaged, newer or of another model: a model must not fail to load for it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = {name: file[name] for name in file.files}
+        same = int(stored["schema"]) == SCHEMA and np.array_equal(stored["model"], _identity(model_paths))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
+    return stored if same else {}

@@ -1,0 +1,93 @@
+"""What a predictor would have said at each step of a trace, and how much of it was right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..policies.presets import Preset
+from .trace import MAX_DISTANCE, Trace
+
+SIMULATED = ("none", "stacked-gates", "previous-token")
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Predictions made at each step, the nearest layer first.
+
+    layers [n_steps, n_guesses], -1 where there is none; expert_idxs and weights [n_tokens, n_steps, n_guesses, n_used],
+    an index of -1 where nothing is predicted. With stop_at_gap a step's guesses end with the first that misses.
+    """
+
+    layers: npt.NDArray[np.int32]
+    expert_idxs: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+    stop_at_gap: bool = False
+
+
+def guesses_of(trace: Trace, preset: Preset) -> Guesses:
+    """What the preset's predictor says; nothing for a predictor that cannot be had from a trace (see SIMULATED)."""
+    n_tokens, n_steps, n_used = trace.expert_idxs.shape
+    if preset.predictor == "stacked-gates":
+        depth = min(preset.depth, MAX_DISTANCE)
+        return Guesses(
+            np.stack([_layers_ahead(trace, distance) for distance in range(1, depth + 1)], axis=1),
+            np.ascontiguousarray(trace.predicted_idxs[:, :, :depth]),
+            np.ascontiguousarray(trace.predicted_weights[:, :, :depth]),
+            stop_at_gap=preset.horizon == "first-gap",
+        )
+    if preset.predictor == "previous-token":
+        return Guesses(
+            _layers_ahead(trace, 1)[:, None], _previous(trace)[:, :, None], _previous_weights(trace)[:, :, None]
+        )
+    empty = (n_tokens, n_steps, 0, n_used)
+    return Guesses(np.empty((n_steps, 0), np.int32), np.empty(empty, np.int32), np.empty(empty, np.float32))
+
+
+def recall_by_distance(trace: Trace, preset: Preset) -> list[float]:
+    """Share of the experts used that had been predicted 1, 2 and 3 layers before; empty without predictions."""
+    if preset.predictor == "stacked-gates":
+        return [
+            _recall(trace.predicted_idxs[:, :-distance, distance - 1], trace.expert_idxs[:, distance:])
+            for distance in range(1, MAX_DISTANCE + 1)
+            if distance < len(trace.layers)
+        ]
+    if preset.predictor == "previous-token":
+        # The same whatever the distance.
+        predicted = _previous(trace)
+        return [
+            _recall(predicted[:, :-1], trace.expert_idxs[:, 1:])
+            for distance in range(1, MAX_DISTANCE + 1)
+            if distance < len(trace.layers)
+        ]
+    return []
+
+
+def _recall(predicted: npt.NDArray[np.int32], used: npt.NDArray[np.int32]) -> float:
+    """Both [n_tokens, n_steps, n_used]; rows without a prediction do not count."""
+    is_predicted = predicted[..., 0] >= 0
+    found = (used[..., :, None] == predicted[..., None, :]).any(axis=-1)
+    return float(found[is_predicted].mean()) if is_predicted.any() else 0.0
+
+
+def _layers_ahead(trace: Trace, distance: int) -> npt.NDArray[np.int32]:
+    layers = np.full(len(trace.layers), -1, np.int32)
+    if distance < len(layers):
+        layers[:-distance] = trace.layers[distance:]
+    return layers
+
+
+def _previous(trace: Trace) -> npt.NDArray[np.int32]:
+    """What the token before used in the next step; -1 where a sequence begins and after the last step."""
+    previous = np.full_like(trace.expert_idxs, -1)
+    previous[1:, :-1] = trace.expert_idxs[:-1, 1:]
+    previous[trace.sequence_starts] = -1
+    return previous
+
+
+def _previous_weights(trace: Trace) -> npt.NDArray[np.float32]:
+    previous = np.zeros_like(trace.weights)
+    previous[1:, :-1] = trace.weights[:-1, 1:]
+    return previous

@@ -1,0 +1,200 @@
+"""A trace: what the routers of a model chose over a text, token by token, and what would have been predicted.
+
+It knows of the model what a cache has to know, so that it can be replayed without it. Tokens were computed one at a
+time, as in decoding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ..atomic_file import write_atomically
+from ..errors import UsageError
+
+SCHEMA = 1
+MAX_DISTANCE = 3
+_DTYPES: dict[str, type[np.generic]] = {
+    "tokens": np.int32,
+    "sequence_starts": np.int64,
+    "layers": np.int32,
+    "expert_idxs": np.int32,
+    "weights": np.float32,
+    "predicted_idxs": np.int32,
+    "predicted_weights": np.float32,
+    "n_expert": np.int64,
+    "hi_part_bytes": np.int64,
+    "lo_part_bytes": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Arrays of a recorded run; a step is a layer of a token.
+
+    Shapes: tokens [n_tokens], sequence_starts [n_sequences] (token numbers, ascending from 0), layers [n_steps],
+    expert_idxs and weights [n_tokens, n_steps, n_used], the router's best first, predicted_idxs and predicted_weights
+    [n_tokens, n_steps, 3, n_used]: what the routers one to three steps on made of this step's router input, likeliest
+    first, and their softmax over all experts; -1 where there is no such step. Weights are 0 where the architecture's
+    are not recognised.
+
+    Of the model: n_expert [n_layers] (0: a dense layer), bytes of one expert's matrices [n_layers, n_parts] (0: none)
+    in hi and, all 0 if there was no lo copy, in lo, and the drive's alignment in bytes, for which slots have room.
+    """
+
+    model: str
+    alignment: int
+    tokens: npt.NDArray[np.int32]
+    sequence_starts: npt.NDArray[np.int64]
+    layers: npt.NDArray[np.int32]
+    expert_idxs: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+    predicted_idxs: npt.NDArray[np.int32]
+    predicted_weights: npt.NDArray[np.float32]
+    n_expert: npt.NDArray[np.int64]
+    hi_part_bytes: npt.NDArray[np.int64]
+    lo_part_bytes: npt.NDArray[np.int64]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens recorded."""
+        return len(self.tokens)
+
+    @property
+    def n_used(self) -> int:
+        """Experts of a token in a layer."""
+        return int(self.expert_idxs.shape[2])
+
+    @property
+    def has_lo(self) -> bool:
+        """Whether the model had a lo copy."""
+        return bool(self.lo_part_bytes.any())
+
+    def head(self, n_tokens: int) -> Trace:
+        """The first n_tokens."""
+        return self._slice(0, min(n_tokens, self.n_tokens))
+
+    def tail(self, first_token: int) -> Trace:
+        """The tokens from first_token on, as a trace of its own."""
+        return self._slice(first_token, self.n_tokens)
+
+    def _slice(self, first: int, end: int) -> Trace:
+        starts = self.sequence_starts[(self.sequence_starts > first) & (self.sequence_starts < end)] - first
+        cut = {
+            name: getattr(self, name)[first:end]
+            for name in ("tokens", "expert_idxs", "weights", "predicted_idxs", "predicted_weights")
+        }
+        return dataclasses.replace(self, sequence_starts=np.concatenate([[0], starts]).astype(np.int64), **cut)
+
+
+def save_trace(path: str | os.PathLike[str], trace: Trace) -> None:
+    """Writes the file, whole or not at all; raises OSError."""
+    arrays: dict[str, Any] = {name: np.asarray(getattr(trace, name), dtype) for name, dtype in _DTYPES.items()}
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(
+            file, schema=np.int64(SCHEMA), model=np.str_(trace.model), alignment=np.int64(trace.alignment), **arrays
+        )
+
+    write_atomically(Path(path), write)
+
+
+def load_trace(path: str | os.PathLike[str]) -> Trace:
+    """Reads a trace and checks that it can be replayed.
+
+    Raises UsageError for a file that is missing, none of ours, of another version or inconsistent.
+    """
+    name = repr(os.fspath(path))
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"The trace {name} cannot be read: {error.strerror}.") from error
+    try:
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        arrays: dict[str, Any] = {}
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            arrays = {key: loaded[key] for key in loaded.files}
+    except Exception as error:  # numpy parses headers with Python's tokenizer, which has errors of its own
+        raise UsageError(f"{name} is damaged or no trace, expected a file that 'hobbit trace' wrote.") from error
+    schema = arrays.get("schema")
+    if schema is None or schema.shape != () or schema.dtype.kind != "i":
+        raise UsageError(f"{name} is no trace, expected a file that 'hobbit trace' wrote.")
+    if int(schema) != SCHEMA:
+        raise UsageError(
+            f"The trace {name} has version {int(schema)}, expected {SCHEMA}; record it again with 'hobbit trace'."
+        )
+    if missing := [key for key in ("model", "alignment", *_DTYPES) if key not in arrays]:
+        raise UsageError(f"The trace {name} lacks {missing[0]!r}; record it again with 'hobbit trace'.")
+    for key, dtype in _DTYPES.items():
+        if arrays[key].dtype != np.dtype(dtype):
+            raise UsageError(
+                f"The trace {name} has {key!r} of type {arrays[key].dtype}, expected {np.dtype(dtype)}; record it "
+                f"again with 'hobbit trace'."
+            )
+    if arrays["alignment"].shape != () or arrays["alignment"].dtype.kind != "i" or arrays["model"].shape != ():
+        raise UsageError(f"The trace {name} has a damaged header; record it again with 'hobbit trace'.")
+    trace = Trace(
+        model=str(arrays["model"]),
+        alignment=int(arrays["alignment"]),
+        **{key: np.ascontiguousarray(arrays[key]) for key in _DTYPES},
+    )
+    if problem := _problem(trace):
+        raise UsageError(f"The trace {name} is inconsistent: {problem}; record it again with 'hobbit trace'.")
+    return trace
+
+
+def _problem(trace: Trace) -> str | None:
+    """What would make a replay go wrong; None if nothing does."""
+    if trace.expert_idxs.ndim != 3 or 0 in trace.expert_idxs.shape:
+        return f"expert_idxs has shape {trace.expert_idxs.shape}, expected [n_tokens, n_steps, n_used]"
+    n_tokens, n_steps, n_used = trace.expert_idxs.shape
+    if trace.n_expert.ndim != 1 or not 0 < len(trace.n_expert) < 1 << 15:
+        return f"n_expert has shape {trace.n_expert.shape}, expected [n_layers]"
+    shapes = {
+        "tokens": (n_tokens,),
+        "layers": (n_steps,),
+        "weights": (n_tokens, n_steps, n_used),
+        "predicted_idxs": (n_tokens, n_steps, MAX_DISTANCE, n_used),
+        "predicted_weights": (n_tokens, n_steps, MAX_DISTANCE, n_used),
+        "lo_part_bytes": trace.hi_part_bytes.shape,
+    }
+    for name, shape in shapes.items():
+        if getattr(trace, name).shape != shape:
+            return f"{name} has shape {getattr(trace, name).shape}, expected {shape}"
+    if trace.hi_part_bytes.ndim != 2 or len(trace.hi_part_bytes) != len(trace.n_expert):
+        return f"hi_part_bytes has shape {trace.hi_part_bytes.shape}, expected [n_layers, n_parts]"
+    if not 1 <= trace.hi_part_bytes.shape[1] <= 3 or (trace.hi_part_bytes < 0).any() or (trace.lo_part_bytes < 0).any():
+        return "the sizes of experts are not those of one to three matrices"
+    if trace.alignment < 1 or trace.alignment & (trace.alignment - 1) or trace.alignment > 1 << 24:
+        return f"alignment is {trace.alignment}, expected a power of two"
+    if (trace.layers < 0).any() or (trace.layers >= len(trace.n_expert)).any():
+        return "layers names a layer that the model has not"
+    n_expert = trace.n_expert[trace.layers]
+    if (trace.n_expert > 1 << 16).any() or (n_expert < n_used).any():
+        return "n_expert has a layer with fewer experts than a token uses"
+    if not trace.hi_part_bytes[trace.layers].any(axis=1).all():
+        return "hi_part_bytes has nothing for a layer that routes"
+    if (trace.expert_idxs < 0).any() or (trace.expert_idxs >= n_expert[None, :, None]).any():
+        return "expert_idxs names an expert that the layer has not"
+    ordered = np.sort(trace.expert_idxs, axis=2)
+    if (ordered[..., 1:] == ordered[..., :-1]).any():
+        return "expert_idxs names an expert twice for one token"
+    for distance in range(1, MAX_DISTANCE + 1):
+        predicted = trace.predicted_idxs[:, :, distance - 1]
+        if distance < n_steps and (predicted[:, :-distance] >= n_expert[None, distance:, None]).any():
+            return "predicted_idxs names an expert that the layer has not"
+        if (predicted[:, max(0, n_steps - distance) :] >= 0).any() or (predicted < -1).any():
+            return "predicted_idxs predicts a layer that does not come"
+    if not all(np.isfinite(array).all() and (array >= 0).all() for array in (trace.weights, trace.predicted_weights)):
+        return "a weight is not a number of 0 or more"
+    starts = trace.sequence_starts
+    if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= n_tokens:
+        return "sequence_starts is not an ascending list of tokens that begins with 0"
+    return None

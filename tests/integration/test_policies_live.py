@@ -1,0 +1,173 @@
+"""Eviction policies and presets in a running model: the simulator agrees with the engine, and results never change."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ModelFactory, eval_logits, make_prompt
+
+import hobbit_py
+from hobbit_py._host import _core
+from hobbit_py.errors import HobbitError, UsageError
+from hobbit_py.evaluate import Windows
+from hobbit_py.policies import PRESETS, AlwaysHigh, HobbitThresholds, PrecisionPolicy, eviction_policy
+from hobbit_py.policies.eviction import BUILT_INS
+from hobbit_py.policies.eviction.base import Codes, Ids, Scores
+from hobbit_py.policies.presets import Preset
+from hobbit_py.simulate import Trace
+from hobbit_py.simulate.predictions import guesses_of
+from hobbit_py.simulate.record import record_trace
+from hobbit_py.simulate.replay import Replayed, all_slots_bytes, make_replay, run_replay
+
+N_TOKENS = 48
+WINDOWS = Windows(tuple(tuple(make_prompt(N_TOKENS // 2, seed)) for seed in (1, 2)), ((), ()), 0)
+
+
+def replayed(trace: Trace, memory_bytes: int, name: str, precision: PrecisionPolicy | None, share: float) -> Replayed:
+    replay = make_replay(trace, memory_bytes, eviction_policy(name), precision, share)
+    return run_replay(trace, replay, guesses_of(trace, Preset("none", eviction="lru")))
+
+
+def assert_agrees(llama: hobbit_py.Llama, trace: Trace, simulated: Replayed) -> None:
+    stats = llama.stats()
+    assert stats.n_hits_hi + stats.n_hits_lo == simulated.n_hits.sum()
+    assert stats.n_misses_hi == simulated.n_misses_hi.sum()
+    assert stats.n_misses_lo == simulated.n_misses_lo.sum()
+    assert stats.n_evictions == simulated.n_evictions
+    assert stats.read_bytes == simulated.miss_bytes.sum()
+    assert llama._engine is not None
+    for precision in (_core.Precision.hi, _core.Precision.lo):
+        for layer in range(len(trace.n_expert)):
+            row = llama._engine.residency(layer, precision)
+            assert row == simulated.residency[int(precision), layer, : len(row)].tolist()
+
+
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_simulator_and_engine_agree(tiny_model: ModelFactory, name: str) -> None:
+    path = tiny_model("qwen3moe")
+    llama = hobbit_py.Llama(path, n_threads=1, expert_memory=1 << 30, prefetch=False)
+    memory_bytes = all_slots_bytes(record_trace(llama, WINDOWS)) // 3
+    llama.close()
+    llama = hobbit_py.Llama(path, n_threads=1, expert_memory=memory_bytes, eviction=name, prefetch=False)
+    trace = record_trace(llama, WINDOWS)
+    assert trace.sequence_starts.tolist() == [0, N_TOKENS // 2]
+    simulated = replayed(trace, memory_bytes, name, None, 0.0)
+    assert_agrees(llama, trace, simulated)
+    assert simulated.n_evictions > 0
+    llama.close()
+
+
+@pytest.mark.parametrize("name", ["frequency", "multidimensional", "lcu", "ranked-frequency"])
+def test_simulator_and_engine_agree_in_mixed_precision(tiny_model: ModelFactory, name: str, tmp_path: Path) -> None:
+    from hobbit_py.pack import pack
+
+    path = tiny_model("qwen3moe")
+    lo = pack(path, "Q4_0", tmp_path / "tiny.lo-Q4_0.gguf")
+    precision = HobbitThresholds(0.3, 0.8)
+    keywords = {"lo": lo, "lo_share": 0.4, "n_threads": 1, "prefetch": False}
+    llama = hobbit_py.Llama(path, policy=AlwaysHigh(), expert_memory=1 << 30, **keywords)
+    memory_bytes = all_slots_bytes(record_trace(llama, WINDOWS)) // 3
+    llama.close()
+    llama = hobbit_py.Llama(path, policy=precision, eviction=name, expert_memory=memory_bytes, **keywords)
+    trace = record_trace(llama, WINDOWS)
+    assert trace.has_lo
+    assert (trace.weights > 0).any()
+    simulated = replayed(trace, memory_bytes, name, precision, 0.4)
+    assert_agrees(llama, trace, simulated)
+    assert simulated.n_misses_lo.any()
+    assert simulated.n_skipped.any()
+    llama.close()
+
+
+@pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if preset.is_lossless])
+def test_lossless_presets_do_not_change_a_bit(tiny_model: ModelFactory, stock_reference: object, preset: str) -> None:
+    path = tiny_model("qwen3moe")
+    prompt, decode = make_prompt(24), make_prompt(24, 3)
+    expected = stock_reference(path, prompt, decode, n_threads=1)  # type: ignore[operator]
+    for expert_memory in (0, 300_000, 1 << 30):
+        llama = hobbit_py.Llama(
+            path,
+            preset=preset,
+            expert_memory=expert_memory,
+            prefetch=False,
+            n_ctx=1024,
+            n_threads=1,
+            logits_all=True,
+        )
+        assert np.array_equal(eval_logits(llama, prompt, decode), expected)
+        llama.close()
+
+
+def test_presets_choose_the_eviction_policy(tiny_model: ModelFactory) -> None:
+    for name, preset in PRESETS.items():
+        if preset.router_filter == "none":
+            llama = hobbit_py.Llama(tiny_model("qwen3moe"), preset=name, prefetch=False, expert_memory=1 << 20)
+            assert llama.eviction == preset.eviction
+            llama.close()
+
+
+def test_what_a_preset_needs_and_is_not_there_is_said(tiny_model: ModelFactory) -> None:
+    path = tiny_model("qwen3moe")
+    with pytest.raises(UsageError, match="There is no preset 'hobit'; did you mean 'hobbit'"):
+        hobbit_py.Llama(path, preset="hobit")
+    with pytest.raises(UsageError, match="There is no eviction policy 'lruu'; did you mean 'lru'"):
+        hobbit_py.Llama(path, eviction="lruu")
+    with pytest.raises(UsageError, match="needs the methods start, on_route, scores and reset"):
+        hobbit_py.Llama(path, eviction=object())  # type: ignore[arg-type]
+
+
+class OwnLru:
+    """The least recently used expert goes: written as somebody else would."""
+
+    def start(self, n_expert: list[int], lo_cost: float) -> None:
+        self.clock = 0
+        self.last = np.zeros((len(n_expert), max(n_expert)))
+
+    def on_route(self, layer: int, expert_idxs: Ids, codes: Codes) -> None:
+        for experts in expert_idxs:
+            self.clock += 1
+            self.last[layer, experts] = self.clock
+
+    def scores(self) -> Scores:
+        return self.last
+
+    def reset(self) -> None:
+        pass
+
+
+def test_a_policy_in_python_decides_as_its_native_twin(tiny_model: ModelFactory) -> None:
+    path = tiny_model("qwen3moe")
+    seen = []
+    for eviction in (OwnLru(), "lru"):
+        llama = hobbit_py.Llama(path, n_threads=1, expert_memory=400_000, eviction=eviction, prefetch=False)
+        trace = record_trace(llama, WINDOWS)
+        assert llama._engine is not None
+        residency = [llama._engine.residency(layer, _core.Precision.hi) for layer in range(len(trace.n_expert))]
+        seen.append((residency, llama.stats().n_evictions, llama.stats().n_hits_hi))
+        llama.close()
+    assert seen[0] == seen[1]
+    assert seen[0][1] > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("start", "the eviction policy failed: RuntimeError: start is broken"),
+        ("on_route", "the eviction policy failed: RuntimeError: on_route is broken"),
+        ("reset", "the eviction policy failed: RuntimeError: reset is broken"),
+        ("scores", r"scores\(\) must return \[\d+, \d+\] numbers"),
+    ],
+)
+def test_errors_of_ones_own_policy_are_told(tiny_model: ModelFactory, method: str, message: str) -> None:
+    policy = OwnLru()
+
+    def fail(*_arguments: object) -> object:
+        if method == "scores":
+            return np.zeros(3)
+        raise RuntimeError(f"{method} is broken")
+
+    setattr(policy, method, fail)
+    with pytest.raises(HobbitError, match=message):  # noqa: PT012 - wherever it is called first
+        llama = hobbit_py.Llama(tiny_model("qwen3moe"), expert_memory=400_000, eviction=policy, prefetch=False)
+        llama.eval(make_prompt(4))
+        llama.reset()
