@@ -9,6 +9,7 @@ from pathlib import Path
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 _NOT_RUN = re.compile(r"<!-- not run: (?P<reason>[^>]+?) -->\s*\Z")
 _RUN_WITH = re.compile(r"<!-- run with (?P<new>[^>]+?) for (?P<old>[^>]+?) -->\s*\Z")
+_IN_BACKGROUND = re.compile(r"<!-- run in the background until (?P<url>\S+) answers -->\s*\Z")
 _BLOCK = re.compile(r"^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 
@@ -19,6 +20,10 @@ class Block:
 
     <!-- not run: needs the internet -->
     <!-- run with --expert-memory 8MiB for --memory 8GiB -->
+
+    `waits_for` is the address at which a program that does not end is up: it runs while the blocks below it do.
+
+    <!-- run in the background until http://127.0.0.1:8080/health answers -->
     """
 
     path: Path
@@ -27,6 +32,7 @@ class Block:
     code: str
     runs: str
     not_run: str | None
+    waits_for: str | None
 
     @property
     def where(self) -> str:
@@ -44,6 +50,7 @@ def blocks_of(path: Path) -> list[Block]:
     for match in _BLOCK.finditer(text):
         before = text[: match.start()]
         not_run, run_with = _NOT_RUN.search(before), _RUN_WITH.search(before)
+        in_background = _IN_BACKGROUND.search(before)
         code = match["code"]
         if run_with is not None:
             assert run_with["old"] in code, f"{path}: {run_with[0]}"
@@ -55,6 +62,7 @@ def blocks_of(path: Path) -> list[Block]:
                 code=code,
                 runs=code.replace(run_with["old"], run_with["new"]) if run_with else code,
                 not_run=not_run["reason"] if not_run else None,
+                waits_for=in_background["url"] if in_background else None,
             )
         )
     return found

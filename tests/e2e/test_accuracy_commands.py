@@ -124,3 +124,43 @@ def test_tuning_with_memory_for_everything_is_refused(model: Path) -> None:
     assert result.returncode == 2, result.stderr
     assert "nothing to save" in result.stderr
     assert not model.with_name("model.hobbit.json").exists()
+
+
+def test_trace_simulate_and_tune_eviction(tmp_path: Path) -> None:
+    path = Path(shutil.copy(bundled_model(), tmp_path / "model.gguf"))
+    trace, plot = tmp_path / "t.npz", tmp_path / "t.png"
+    done = hobbit("trace", path, "--text", sample_text(), "--tokens", "96", "--threads", "1", "-o", trace)
+    assert done.returncode == 0, done.stderr
+    assert "96 tokens, 8 layers, 2 experts each" in done.stdout
+    done = hobbit("simulate", trace, "--capacity", "25%,50%", "--json", "--plot", plot)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {"preset", "capacity", "hit_rate", "miss_bytes", "recall", "belady_miss_bytes"} <= set(rows[0])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    by_name = {(row["preset"], row["capacity"]): row for row in rows}
+    assert by_name["baseline", 0.5]["hit_rate"] > by_name["baseline", 0.25]["hit_rate"]
+    assert 0.5 < by_name["mixtral-offloading", 0.25]["recall"][0] <= 1
+
+    arguments = ("--expert-memory", QUARTER, "--tokens", "96", "--ctx", "96")
+    tuned = report("tune", path, "--eviction-only", *arguments)
+    assert tuned["eviction"]["miss_ratio"] <= 1
+    stored = json.loads(Path(tuned["stored"]).read_text())
+    assert stored["eviction"] == tuned["eviction"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("simulate", "missing.npz"), "No such file"),
+        (("simulate", sample_text()), "no trace"),
+        (("simulate", "t.npz", "--capacity", "all"), "'all' is not a share"),
+        (("simulate", "t.npz", "--preset", "hobit"), "did you mean 'hobbit'"),
+        (("simulate", "t.npz", "--eviction", "lruu"), "did you mean 'lru'"),
+        (("trace", bundled_model(), "--text", sample_text(), "-o", "missing/t.npz"), "There is no folder"),
+    ],
+)
+def test_mistakes_with_policies_are_one_sentence(arguments: tuple[str | Path, ...], named: str) -> None:
+    result = hobbit(*arguments)
+    assert result.returncode == 2
+    assert named in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -6,8 +6,11 @@ arguments for the small model that it is run with says so: <!-- run with THIS fo
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -38,20 +41,69 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = ["bash", "-euo", "pipefail", "-c", block.runs]
-    if block.language == "python":
-        command = [sys.executable, "-c", block.runs]
-    environment = {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
-    return subprocess.run(
-        command, cwd=folder, env=environment, input="", capture_output=True, text=True, check=False, timeout=900
-    )
+class User:
+    """Runs blocks in a folder, one after another; what runs in the background ends with the `with`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        programs = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": programs, "HOME": str(folder)}
+        self._in_background: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "User":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for process in self._in_background:
+            os.killpg(process.pid, signal.SIGINT)
+        for process in self._in_background:
+            process.communicate(timeout=60)
+
+    def run(self, block: Block) -> None:
+        command = ["bash", "-euo", "pipefail", "-c", block.runs]
+        if block.language == "python":
+            command = [sys.executable, "-c", block.runs]
+        if block.waits_for is not None:
+            self._start(command, block, block.waits_for)
+            return
+        done = subprocess.run(
+            command,
+            cwd=self._folder,
+            env=self._environment,
+            input="",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        assert done.returncode == 0, f"{block.where}\n{block.runs}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, f"{block.where}\n{done.stderr}"
+
+    def _start(self, command: list[str], block: Block, url: str) -> None:
+        process = subprocess.Popen(
+            command,
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._in_background.append(process)
+        give_up_at = time.monotonic() + 120
+        while time.monotonic() < give_up_at and process.poll() is None:
+            try:
+                with urllib.request.urlopen(url, timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        pytest.fail(f"{block.where}\n{block.runs}\nis not up; exit code {process.poll()}")
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
 def test_blocks_run_as_written(path: Path, folder: Path) -> None:
-    for block in blocks_of(path):
-        if block.language and not block.not_run:
-            done = run(block, folder)
-            assert done.returncode == 0, f"{block.where}\n{block.runs}\n{done.stdout}\n{done.stderr}"
-            assert "Traceback" not in done.stderr, f"{block.where}\n{done.stderr}"
+    with User(folder) as user:
+        for block in blocks_of(path):
+            if block.language and not block.not_run:
+                user.run(block)

@@ -44,7 +44,8 @@ def test_example(name: str, tmp_path: Path) -> None:
 
 
 def test_every_example_is_run() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+    # The client needs a server: tests/e2e/test_serve.py runs it.
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*EXPECTED, "server_client.py"}
 
 
 def test_a_policy_saves_bytes(tmp_path: Path) -> None:

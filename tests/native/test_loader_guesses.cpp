@@ -176,3 +176,21 @@ TEST_CASE("guesses that nobody wants close the budget, one that is wanted now an
     }
     CHECK(bench.loader.stats().n_prefetched > n_begun + 1000);
 }
+
+TEST_CASE("what is resident can be computed before anything that is missing has come") {
+    const TinyModel model = two_layers();
+    ManualBench     bench(model, with_slots(32));
+    make_resident(bench, 0, {1, 6});
+    const auto step = begin(bench, 0, {5, 1, 6});
+    CHECK_FALSE(bench.reader.pending().empty());
+    for (const uint32_t part_idx : three_parts) {
+        CHECK_FALSE(step->ready(0, part_idx));
+        CHECK(step->ready(1, part_idx));
+        CHECK(step->ready(2, part_idx));
+    }
+    // Without a wait: the thread that computes is not stopped by what is on its way.
+    std::vector<uint32_t> wanted = {0, 1, 2}, arrived;
+    CHECK(step->wait_any(1, wanted, arrived).ok());
+    CHECK(arrived == std::vector<uint32_t>{1, 2});
+    CHECK(wanted == std::vector<uint32_t>{0});
+}

@@ -1,5 +1,6 @@
 """The group: help, versions, unknown commands, and how errors leave the program."""
 
+import builtins
 import errno
 import subprocess
 import sys
@@ -10,6 +11,13 @@ import pytest
 
 from hobbit_py import cli
 from hobbit_py.errors import HobbitError, HostError, MemoryBudgetError, ModelFileError, ReadError, UsageError
+
+
+def test_no_command_hides_a_builtin(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in cli._COMMANDS:
+        assert cli.main([name, "--help"]) == 0
+    assert not set(vars(cli)) & set(dir(builtins)) - {"__doc__", "__name__", "__loader__", "__package__", "__spec__"}
+    assert cli.main(["--help"]) == 0
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ def test_it_is_used_with_about_the_memory_that_it_was_measured_with(model: Path,
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda stored: stored | {"schema": 2},
+        lambda stored: stored | {"schema": 99},
         lambda stored: stored | {"model": []},
         lambda stored: stored | {"eviction": "lru"},
         lambda stored: stored | {"eviction": stored["eviction"] | {"name": "of-another-package"}},

@@ -36,6 +36,8 @@ _COMMANDS = {
     "trace": "Record which experts a model chooses over a text.",
     "tune": "Find the thresholds of mixed precision for a model, within a given loss.",
 }
+# Importing a module sets its name in this one, where `list` would hide the builtin.
+_MODULES = {"list": "list_models"}
 _EXIT_FAILURE = 1
 _EXIT_INTERRUPTED = 130
 
@@ -47,7 +49,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        module = importlib.import_module(f".{_MODULES.get(cmd_name, cmd_name)}", __name__)
+        command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
