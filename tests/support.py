@@ -12,6 +12,7 @@ from unittest.mock import patch
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+import pytest
 from gguf import GGUFReader
 from llama_cpp import llama_cpp as bindings
 from tiny_models import N_VOCAB
@@ -120,6 +121,16 @@ def expert_counts(path: Path) -> tuple[int, int]:
     n_expert = fields[f"{arch}.expert_count"].contents()
     n_expert_used = fields[f"{arch}.expert_used_count"].contents()
     return int(n_expert), int(n_expert_used)
+
+
+def assert_identical(found: Logits, expected: Logits) -> None:
+    assert found.shape == expected.shape
+    if not np.array_equal(found, expected):
+        differs = (found != expected).any(axis=1)
+        pytest.fail(
+            f"{differs.sum()} of {len(found)} tokens differ from stock, the first is token {differs.argmax()}, "
+            f"max abs difference {np.abs(found - expected).max()}"
+        )
 
 
 class ArenaSize(Enum):

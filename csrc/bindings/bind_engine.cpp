@@ -17,6 +17,13 @@ Loader & loader_of(Engine & engine) {
     return *engine.loader();
 }
 
+DeviceTier & tier_of(Engine & engine) {
+    if (engine.tier() == nullptr) {
+        throw std::logic_error("set_device_memory() was not called");
+    }
+    return *engine.tier();
+}
+
 // A copy, since numpy's array outlives what was recorded.
 py::tuple importance_of(const ExpertMatrix & matrix, uint32_t n_expert, const ImportanceRecorder::Sums & sums) {
     const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(n_expert), static_cast<py::ssize_t>(matrix.n_in)};
@@ -94,7 +101,12 @@ void bind_engine(py::module_ & m) {
         .def_property_readonly("lo_expert_bytes", &Engine::lo_expert_bytes)
         .def_property_readonly("token_slot_bytes", &Engine::token_slot_bytes,
                                "Slots for one token's experts of one layer, every size class counted.")
-        .def_property_readonly("all_slots_bytes", &Engine::all_slots_bytes, "Slots for every expert in hi.")
+        .def_property_readonly(
+            "all_slots_bytes", [](const Engine & e) { return e.all_slots_bytes(Precision::hi); },
+            "Slots for every expert in hi.")
+        .def_property_readonly(
+            "all_lo_slots_bytes", [](const Engine & e) { return e.all_slots_bytes(Precision::lo); },
+            "Slots for every expert in lo.")
         .def_property_readonly("paths", [](const Engine & e) { return e.model().paths(); })
         .def_property_readonly("architecture",
                                [](const Engine & e) { return e.model().get_string("general.architecture"); })
@@ -128,6 +140,17 @@ void bind_engine(py::module_ & m) {
             },
             "(message, errno, path) of what made llama_decode fail, or None. Taken once. errno 0 with a path: the file "
             "ended; no path: not a read.")
+        .def("set_device_memory", &Engine::set_device_memory, py::arg("options"),
+             py::call_guard<py::gil_scoped_release>())
+        .def("fill_device_memory", &Engine::fill_device_memory, py::call_guard<py::gil_scoped_release>())
+        .def("set_host_compute", &Engine::set_host_compute, py::arg("host_compute"))
+        .def_property_readonly("all_device_bytes", &Engine::all_device_bytes,
+                               "Slots on the device for every expert in hi.")
+        .def("device_bytes", &Engine::device_bytes, py::arg("options"))
+        .def_property_readonly("has_tier", [](Engine & e) { return e.tier() != nullptr; })
+        .def_property_readonly("device_expert_bytes", &Engine::device_expert_bytes, "Slots on the device.")
+        .def("tier_stats", [](Engine & e) { return tier_of(e).stats(); })
+        .def("check_tier_invariants", [](Engine & e) { tier_of(e).check_invariants(); })
         .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy").none(false),
              py::arg("skip_renorm"))
         .def("record_importance", &Engine::record_importance)

@@ -10,6 +10,7 @@ void bind_engine(pybind11::module_ & m);
 void bind_precision(pybind11::module_ & m);
 void bind_memory(pybind11::module_ & m);
 void bind_loader(pybind11::module_ & m);
+void bind_tier(pybind11::module_ & m);
 void bind_predict(pybind11::module_ & m);
 void bind_policy(pybind11::module_ & m);
 void bind_replay(pybind11::module_ & m);

@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m) {
     hobbit::bind_precision(m);
     hobbit::bind_policy(m);
     hobbit::bind_loader(m);
+    hobbit::bind_tier(m);
     hobbit::bind_predict(m);
     hobbit::bind_trace(m);
     hobbit::bind_engine(m);

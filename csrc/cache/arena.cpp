@@ -64,17 +64,25 @@ Arena::Arena(uint64_t n_bytes) {
     }
 }
 
+Arena::Arena(std::byte * data, uint64_t n_bytes, std::function<void()> release)
+    : data_(data), n_bytes_(n_bytes), release_(std::move(release)) {}
+
 Arena::~Arena() {
-    if (data_ != nullptr) {
+    if (release_) {
+        release_();
+    } else if (data_ != nullptr) {
         unmap(data_, align_up(n_bytes_, page_bytes()));
     }
 }
 
-Arena::Arena(Arena && o) noexcept : data_(std::exchange(o.data_, nullptr)), n_bytes_(std::exchange(o.n_bytes_, 0)) {}
+Arena::Arena(Arena && o) noexcept
+    : data_(std::exchange(o.data_, nullptr)), n_bytes_(std::exchange(o.n_bytes_, 0)),
+      release_(std::exchange(o.release_, nullptr)) {}
 
 Arena & Arena::operator=(Arena && o) noexcept {
     std::swap(data_, o.data_);
     std::swap(n_bytes_, o.n_bytes_);
+    std::swap(release_, o.release_);
     return *this;
 }
 

@@ -11,17 +11,37 @@ namespace {
 uint64_t region_bytes(uint64_t n_bytes, uint64_t align) { return align_up(n_bytes, align) + align; }
 
 struct ClassShape {
-    Precision             precision = Precision::hi;
+    Precision             precision     = Precision::hi;
+    uint64_t              slot_multiple = 1;
     std::vector<uint64_t> regions;
 
-    bool operator==(const ClassShape & o) const { return precision == o.precision && regions == o.regions; }
+    bool operator==(const ClassShape & o) const {
+        return precision == o.precision && slot_multiple == o.slot_multiple && regions == o.regions;
+    }
 };
 
 uint64_t total_bytes(const SizeClass & size_class) { return size_class.n_copies * size_class.slot_bytes; }
 
-} // namespace
+PartLayout drive_part(const CopySpec::Part & part, uint64_t region_offset, uint64_t align) {
+    PartLayout p;
+    // Experts lie back to back: only a multiple of the alignment keeps the tensor's offset for all of them.
+    p.congruent     = part.n_bytes % align == 0;
+    p.region_offset = region_offset;
+    p.data_offset   = region_offset + (p.congruent ? part.tensor_offset % align : 0);
+    p.n_bytes       = part.n_bytes;
+    return p;
+}
 
-CopyLayouts make_copy_layouts(const std::vector<CopySpec> & specs, uint64_t align) {
+PartLayout device_part(const CopySpec::Part & part, uint64_t region_offset, uint64_t) {
+    PartLayout p;
+    p.region_offset = p.data_offset = region_offset;
+    p.n_bytes                       = part.n_bytes;
+    return p;
+}
+
+CopyLayouts make_layouts(const std::vector<CopySpec> & specs, uint64_t align,
+                         PartLayout (*place)(const CopySpec::Part &, uint64_t, uint64_t),
+                         uint64_t (*region)(const CopySpec::Part &, uint64_t)) {
     assert(align > 0 && (align & (align - 1)) == 0);
     CopyLayouts             out;
     std::vector<ClassShape> shapes; // [class]
@@ -35,15 +55,10 @@ CopyLayouts make_copy_layouts(const std::vector<CopySpec> & specs, uint64_t alig
         uint64_t   slot_bytes = 0;
         layout.n_expert       = spec.n_expert;
         shape.precision       = spec.precision;
+        shape.slot_multiple   = spec.slot_multiple;
         for (const CopySpec::Part & part : spec.parts) {
-            PartLayout p;
-            // Experts lie back to back: only a multiple of the alignment keeps the tensor's offset for all of them.
-            p.congruent     = part.n_bytes % align == 0;
-            p.region_offset = slot_bytes;
-            p.data_offset   = slot_bytes + (p.congruent ? part.tensor_offset % align : 0);
-            p.n_bytes       = part.n_bytes;
-            layout.parts.push_back(p);
-            shape.regions.push_back(region_bytes(part.n_bytes, align));
+            layout.parts.push_back(place(part, slot_bytes, align));
+            shape.regions.push_back(region(part, align));
             slot_bytes += shape.regions.back();
         }
 
@@ -53,7 +68,7 @@ CopyLayouts make_copy_layouts(const std::vector<CopySpec> & specs, uint64_t alig
             shapes.push_back(shape);
             SizeClass size_class;
             size_class.precision  = spec.precision;
-            size_class.slot_bytes = slot_bytes;
+            size_class.slot_bytes = (slot_bytes + spec.slot_multiple - 1) / spec.slot_multiple * spec.slot_multiple;
             out.classes.push_back(size_class);
         }
         SizeClass & size_class = out.classes[class_idx];
@@ -69,6 +84,19 @@ CopyLayouts make_copy_layouts(const std::vector<CopySpec> & specs, uint64_t alig
         layouts[spec.layer_idx] = std::move(layout);
     }
     return out;
+}
+
+} // namespace
+
+CopyLayouts make_copy_layouts(const std::vector<CopySpec> & specs, uint64_t align) {
+    return make_layouts(specs, align, drive_part,
+                        [](const CopySpec::Part & part, uint64_t a) { return region_bytes(part.n_bytes, a); });
+}
+
+CopyLayouts make_device_layouts(const std::vector<CopySpec> & specs, uint64_t align) {
+    return make_layouts(specs, align, device_part, [](const CopySpec::Part & part, uint64_t a) {
+        return align_up(std::max(part.device_bytes, part.n_bytes), a);
+    });
 }
 
 uint64_t largest_part_bytes(const CopyLayouts & layouts) {

@@ -41,8 +41,10 @@ struct CopySpec {
     struct Part {
         uint64_t tensor_offset = 0; // in its file
         uint64_t n_bytes       = 0; // of one expert
+        uint64_t device_bytes  = 0; // what a device wants allocated for it, padding included
     };
     std::vector<Part> parts;
+    uint64_t          slot_multiple = 1; // slots are a multiple of this apart: GPU kernels count in blocks of a type
 };
 
 struct CopyLayouts {
@@ -58,6 +60,10 @@ struct CopyLayouts {
 
 // `align` is the drive's alignment, a power of two.
 CopyLayouts make_copy_layouts(const std::vector<CopySpec> & specs, uint64_t align);
+
+// The same for slots on a device that is written by copies: each matrix at a multiple of `align`, with the room it asks
+// for (CopySpec::Part::device_bytes). Classes differ from those of make_copy_layouts().
+CopyLayouts make_device_layouts(const std::vector<CopySpec> & specs, uint64_t align);
 
 // Bytes of the largest matrix of any copy.
 uint64_t largest_part_bytes(const CopyLayouts & layouts);

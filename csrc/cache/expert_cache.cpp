@@ -70,7 +70,7 @@ int32_t ExpertCache::pick_victim(const Pool & pool, Admission admission, double 
     return victim;
 }
 
-SlotRef ExpertCache::insert(ExpertKey key, Admission admission) {
+SlotRef ExpertCache::insert(ExpertKey key, Admission admission, double margin) {
     const size_t index = index_of(key);
     assert(is_absent(slot_of_[index]));
     SlotRef ref;
@@ -79,7 +79,7 @@ SlotRef ExpertCache::insert(ExpertKey key, Admission admission) {
     if (pool.free.empty()) {
         double score = 0;
         ref.slot_idx = pick_victim(pool, admission, score);
-        if (ref.slot_idx < 0 || (admission == Admission::if_better && score_(key) < score)) {
+        if (ref.slot_idx < 0 || (admission == Admission::if_better && score_(key) < score + margin)) {
             return {};
         }
         slot_of_[index_of(at(ref).key)] = {};

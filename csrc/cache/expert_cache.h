@@ -36,8 +36,9 @@ class ExpertCache {
     // The slot of a copy, or none.
     SlotRef find(ExpertKey key) const;
 
-    // Gives an absent copy a slot of its class, evicting if none is free; none if everything is pinned or better.
-    SlotRef insert(ExpertKey key, Admission admission);
+    // Gives an absent copy a slot of its class, evicting if none is free; none if everything is pinned or better. With
+    // Admission::if_better the newcomer must be worth `margin` more than what would go.
+    SlotRef insert(ExpertKey key, Admission admission, double margin = 0.0);
 
     // Takes a copy out. REQUIRES: it is not pinned.
     void erase(SlotRef slot);

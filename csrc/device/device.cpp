@@ -51,11 +51,22 @@ ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
     return of(backend).runner.compute(graph);
 }
 
+// On the inner device's queue, behind what it computes.
+void backend_set_tensor_async(ggml_backend_t backend, ggml_tensor * tensor, const void * data, size_t offset,
+                              size_t size) {
+    ggml_backend_tensor_set_async(of(backend).inner.get(), tensor, data, offset, size);
+}
+
+void backend_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset,
+                              size_t size) {
+    ggml_backend_tensor_get_async(of(backend).inner.get(), tensor, data, offset, size);
+}
+
 const ggml_backend_i backend_interface = {
     /* .get_name            = */ backend_name,
     /* .free                = */ backend_free,
-    /* .set_tensor_async    = */ nullptr,
-    /* .get_tensor_async    = */ nullptr,
+    /* .set_tensor_async    = */ backend_set_tensor_async,
+    /* .get_tensor_async    = */ backend_get_tensor_async,
     /* .set_tensor_2d_async = */ nullptr,
     /* .get_tensor_2d_async = */ nullptr,
     /* .cpy_tensor_async    = */ nullptr,
@@ -182,6 +193,7 @@ void set_n_threads(ggml_backend_t backend, int n_threads) {
     if (auto set = inner_function<ggml_backend_set_n_threads_t>(backend, "ggml_backend_set_n_threads")) {
         set(of(backend).inner.get(), n_threads);
     }
+    of(backend).runner.set_n_threads(n_threads);
 }
 
 void set_abort_callback(ggml_backend_t backend, ggml_abort_callback callback, void * data) {

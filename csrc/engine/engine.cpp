@@ -6,12 +6,17 @@
 
 #include <algorithm>
 #include <fcntl.h>
+#include <new>
 #include <numeric>
 #include <unistd.h>
 
 namespace hobbit {
 
 namespace {
+
+constexpr uint64_t device_alignment = 256;  // at least what any ggml device asks for
+constexpr uint64_t drive_alignment  = 4096; // at least what any drive asks for
+constexpr uint64_t no_limit         = UINT64_MAX >> 1;
 
 std::string shape_text(const ExpertMatrix & m, uint32_t n_expert) {
     return "[" + std::to_string(m.n_in) + ", " + std::to_string(m.n_out) + ", " + std::to_string(n_expert) + "]";
@@ -62,12 +67,12 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     }
     reader_           = make_pread_reader(paths, {options_.n_io_threads, options_.direct_io, &timeline_});
     experts_.timeline = &timeline_;
-    describe_layers();
-
-    device_ = decorated_device(options_.inner_device);
+    device_           = decorated_device(options_.inner_device);
     if (device_ == nullptr) {
         throw StoreError("there is no device named " + options_.inner_device + " in this build of llama-cpp-python");
     }
+    inner_device_ = ggml_backend_dev_by_name(options_.inner_device.c_str());
+    describe_layers();
     std::unordered_map<std::string, ExpertTensor> tensors;
     for (const ExpertLayer & layer : hi_store_.layers()) {
         for (size_t i = 0; i < layer.matrices.size(); ++i) {
@@ -115,8 +120,10 @@ void Engine::check_pair() const {
 }
 
 void Engine::describe_layers() {
-    std::vector<CopySpec> specs;
-    const auto            describe = [&](const ExpertStore & store, Precision precision) {
+    std::vector<CopySpec>      specs;
+    ggml_backend_buffer_type_t device_type = ggml_backend_dev_buffer_type(inner_device_);
+    const bool                 is_gpu      = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
+    const auto                 describe    = [&](const ExpertStore & store, Precision precision) {
         for (const ExpertLayer & layer : store.layers()) {
             if (hi_store_.find_layer(layer.layer_idx) == nullptr) {
                 continue; // a lo copy may hold more than is needed
@@ -126,13 +133,26 @@ void Engine::describe_layers() {
             spec.precision = precision;
             spec.n_expert  = layer.n_expert;
             spec.n_used    = n_expert_used_;
+            // A CPU multiplies by slots wherever they are.
+            spec.slot_multiple = is_gpu ? drive_alignment : 1;
             if (experts_.layers.size() <= layer.layer_idx) {
                 experts_.layers.resize(layer.layer_idx + 1u);
             }
             LayerShapes & shapes = experts_.layers[layer.layer_idx];
             shapes.n_expert      = layer.n_expert;
             for (const ExpertMatrix & m : layer.matrices) {
-                spec.parts.push_back({m.extent.offset, m.expert_bytes});
+                ggml_tensor matrix{};
+                spec.slot_multiple = is_gpu ? std::lcm(spec.slot_multiple, ggml_type_size(m.type)) : 1;
+                matrix.type        = m.type;
+                matrix.ne[0]       = m.n_in;
+                matrix.ne[1]       = m.n_out;
+                matrix.ne[2] = matrix.ne[3] = 1;
+                matrix.nb[0]                = ggml_type_size(m.type);
+                matrix.nb[1]                = ggml_row_size(m.type, m.n_in);
+                matrix.nb[2] = matrix.nb[3] = matrix.nb[1] * static_cast<uint64_t>(m.n_out);
+                const uint64_t device_bytes = ggml_backend_buft_get_alloc_size(device_type, &matrix);
+                device_part_bytes_          = std::max(device_part_bytes_, align_up(device_bytes, device_alignment));
+                spec.parts.push_back({m.extent.offset, m.expert_bytes, device_bytes});
                 shapes.parts[static_cast<int>(precision)].push_back({m.kind, m.type, m.n_in, m.n_out});
             }
             specs.push_back(std::move(spec));
@@ -143,6 +163,7 @@ void Engine::describe_layers() {
         describe(*lo_store_, Precision::lo);
     }
     layouts_              = make_copy_layouts(specs, reader_->alignment());
+    device_layouts_       = make_device_layouts(specs, device_alignment);
     experts_.layouts      = &layouts_;
     experts_.architecture = hi_model_.get_string("general.architecture");
 
@@ -166,9 +187,36 @@ void Engine::close_stream() {
     buffer_type_->set_loading(false);
 }
 
-void Engine::set_expert_memory(const LoaderOptions & options) {
+// Host memory that the device reads directly or, copied from, at the link's full speed.
+MakeArena Engine::device_visible_memory() const {
+    ggml_backend_buffer_type_t type = ggml_backend_dev_host_buffer_type(inner_device_);
+    if (type == nullptr) {
+        return {};
+    }
+    return [type](uint64_t n_bytes) {
+        if (n_bytes == 0) {
+            return Arena();
+        }
+        ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(type, n_bytes + drive_alignment);
+        if (buffer == nullptr) {
+            throw std::bad_alloc();
+        }
+        const auto base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
+        return Arena(reinterpret_cast<std::byte *>(align_up(base, drive_alignment)), n_bytes,
+                     [buffer] { ggml_backend_buffer_free(buffer); });
+    };
+}
+
+void Engine::set_expert_memory(LoaderOptions options) {
+    experts_.tier         = nullptr;
+    experts_.device_arena = nullptr;
+    tier_.reset();
+    device_arena_.reset();
     experts_.loader = nullptr;
     loader_.reset(); // before the new one: both arenas at once would break the budget
+    if (!options.make_arena) {
+        options.make_arena = device_visible_memory();
+    }
     std::vector<uint32_t> n_expert;
     for (const LayerShapes & layer : experts_.layers) {
         n_expert.push_back(layer.n_expert);
@@ -183,6 +231,73 @@ void Engine::set_expert_memory(const LoaderOptions & options) {
     };
     loader_         = std::make_unique<Loader>(layouts_, n_expert, extent_of, *reader_, options);
     experts_.loader = loader_.get();
+}
+
+void Engine::set_device_memory(const TierOptions & options) {
+    const uint64_t max_bytes =
+        std::min<uint64_t>(ggml_backend_buft_get_max_size(ggml_backend_dev_buffer_type(inner_device_)), no_limit);
+    const TierShape       shape = shape_tier(device_layouts_, device_part_bytes_, max_bytes, options);
+    std::vector<uint32_t> n_expert;
+    for (const LayerShapes & layer : experts_.layers) {
+        n_expert.push_back(layer.n_expert);
+    }
+    device_arena_         = std::make_unique<DeviceArena>(inner_device_, shape.area_bytes);
+    tier_                 = std::make_unique<DeviceTier>(device_layouts_, n_expert, shape, *device_arena_, options);
+    experts_.device_arena = device_arena_.get();
+    experts_.tier         = tier_.get();
+}
+
+void Engine::fill_device_memory() {
+    for (uint16_t layer_idx = 0; layer_idx < experts_.layers.size(); layer_idx++) {
+        if (experts_.layers[layer_idx].n_expert == 0) {
+            continue;
+        }
+        const auto            n_parts = static_cast<uint32_t>(experts_.layers[layer_idx].parts[0].size());
+        std::vector<uint32_t> part_order(n_parts);
+        std::iota(part_order.begin(), part_order.end(), 0u);
+        for (uint16_t expert_idx = 0; expert_idx < experts_.layers[layer_idx].n_expert; expert_idx++) {
+            const ExpertKey                 key{layer_idx, expert_idx, Precision::hi};
+            const std::shared_ptr<LoadStep> step             = loader_->begin({key}, part_order, Admission::always);
+            const std::byte *               parts[max_parts] = {};
+            if (!step->leases()[0].slot) {
+                return; // no memory to bring it through: it comes when it is wanted
+            }
+            for (uint32_t part_idx = 0; part_idx < n_parts; part_idx++) {
+                std::vector<uint32_t> wanted{0}, arrived;
+                if (Status status = step->wait_any(part_idx, wanted, arrived); !status.ok()) {
+                    throw StoreError(status.message());
+                }
+                parts[part_idx] = step->data(0, part_idx);
+            }
+            if (!tier_->promote(key, parts, step)) {
+                tier_->finish_promotions();
+                tier_->promote(key, parts, step);
+            }
+        }
+    }
+    tier_->finish_promotions();
+    tier_->fix_complete_layers();
+}
+
+uint64_t Engine::all_device_bytes() const {
+    uint64_t bytes = 0;
+    for (const SizeClass & c : device_layouts_.classes) {
+        bytes += c.precision == Precision::hi ? c.slot_bytes * c.n_copies : 0;
+    }
+    return bytes;
+}
+
+uint64_t Engine::device_bytes(const TierOptions & options) const {
+    const TierShape shape = shape_tier(device_layouts_, device_part_bytes_, no_limit, options);
+    return std::accumulate(shape.area_bytes.begin(), shape.area_bytes.end(), uint64_t{0});
+}
+
+uint64_t Engine::device_expert_bytes() const {
+    uint64_t bytes = 0;
+    for (size_t i = 0; tier_ != nullptr && i < tier_->shape().n_slots.size(); i++) {
+        bytes += tier_->shape().area_bytes[i];
+    }
+    return bytes;
 }
 
 void Engine::set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm) {
@@ -241,10 +356,10 @@ uint64_t Engine::token_slot_bytes() const {
     return bytes;
 }
 
-uint64_t Engine::all_slots_bytes() const {
+uint64_t Engine::all_slots_bytes(Precision precision) const {
     uint64_t bytes = 0;
     for (const SizeClass & c : layouts_.classes) {
-        bytes += c.precision == Precision::hi ? c.slot_bytes * c.n_copies : 0;
+        bytes += c.precision == precision ? c.slot_bytes * c.n_copies : 0;
     }
     return bytes;
 }

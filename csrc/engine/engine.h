@@ -4,6 +4,7 @@
 #include "device/store_buffer.h"
 #include "io/reader.h"
 #include "loader/loader.h"
+#include "moe/device_arena.h"
 #include "moe/importance.h"
 #include "moe/model_experts.h"
 #include "predict/hybrid.h"
@@ -12,6 +13,7 @@
 #include "store/dense_stream.h"
 #include "store/expert_store.h"
 #include "store/gguf_model.h"
+#include "tier/device_tier.h"
 
 #include <cstdint>
 #include <memory>
@@ -21,8 +23,8 @@
 namespace hobbit {
 
 struct EngineOptions {
-    std::string lo_path; // GGUF with the lo copies; empty: none
-    std::string inner_device = "CPU";
+    std::string lo_path;              // GGUF with the lo copies; empty: none
+    std::string inner_device = "CPU"; // ggml's name of it
     uint32_t    n_io_threads = 4;
     bool        direct_io    = true;
 };
@@ -50,10 +52,23 @@ class Engine {
     void                       close_stream();
     std::string                stream_error() const { return stream_ ? stream_->error() : std::string(); }
 
-    // Gives the experts their memory; again to change it. REQUIRES: no graph is being computed.
-    // Throws std::bad_alloc, std::invalid_argument.
-    void     set_expert_memory(const LoaderOptions & options);
+    // Gives the experts their memory; again to change it. Before set_device_memory(). REQUIRES: no graph is being
+    // computed. Throws std::bad_alloc, std::invalid_argument.
+    void     set_expert_memory(LoaderOptions options);
     Loader * loader() { return loader_.get(); }
+
+    // Gives the experts memory of the inner device, above the loader's. REQUIRES: set_expert_memory(); no graph is
+    // being computed. Throws std::bad_alloc, std::invalid_argument.
+    void         set_device_memory(const TierOptions & options);
+    DeviceTier * tier() { return tier_.get(); }
+    // Where every expert has a slot on the device: brings them all there. Throws StoreError for a failed read.
+    void fill_device_memory();
+    // Whether the host may multiply by experts that are not on the device. REQUIRES: no graph is being computed.
+    void set_host_compute(bool host_compute) { experts_.host_compute = host_compute; }
+    // Memory on the device for every expert in hi, and what `options` take of it in all.
+    uint64_t all_device_bytes() const;
+    uint64_t device_bytes(const TierOptions & options) const;
+    uint64_t device_expert_bytes() const; // slots made
 
     // From the next graph on. REQUIRES: no graph is being computed.
     void set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm);
@@ -90,16 +105,17 @@ class Engine {
     uint64_t io_bytes(const LoaderOptions & options) const;
     // Slots (one a size class) that every layer's experts of one token would fill.
     uint64_t token_slot_bytes() const;
-    uint64_t all_slots_bytes() const; // every expert in hi
+    uint64_t all_slots_bytes(Precision precision) const; // every expert
 
     const StepCounters & counters() const { return experts_.counters; }
     // What made llama_decode fail; ok if nothing did. Taken once.
     Status take_error() { return experts_.take_error(); }
 
   private:
-    void     check_pair() const;
-    uint64_t gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
-    void     describe_layers();
+    MakeArena device_visible_memory() const;
+    void      check_pair() const;
+    uint64_t  gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
+    void      describe_layers();
 
     GgufModel                        hi_model_;
     ExpertStore                      hi_store_;
@@ -110,11 +126,16 @@ class Engine {
     Timeline                         timeline_;
     std::unique_ptr<Reader>          reader_;
     CopyLayouts                      layouts_;
+    CopyLayouts                      device_layouts_;
+    uint64_t                         device_part_bytes_ = 0; // of the largest matrix on the inner device
     ModelExperts                     experts_;
-    ggml_backend_dev_t               device_ = nullptr;
+    ggml_backend_dev_t               inner_device_ = nullptr;
+    ggml_backend_dev_t               device_       = nullptr;
     std::unique_ptr<StoreBufferType> buffer_type_;
     std::unique_ptr<DenseStream>     stream_;
     std::unique_ptr<Loader>          loader_;
+    std::unique_ptr<DeviceArena>     device_arena_;
+    std::unique_ptr<DeviceTier>      tier_; // last: what it is copying lies in the loader's memory
 };
 
 } // namespace hobbit

@@ -10,7 +10,8 @@ Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expe
                const LoaderOptions & options) {
     const std::vector<uint32_t> n_slots = split_budget(layouts.classes, options.expert_memory_bytes, options.lo_share);
     for (size_t i = 0; i < n_slots.size(); i++) {
-        arenas_.emplace_back(n_slots[i] * layouts.classes[i].slot_bytes);
+        const uint64_t n_bytes = n_slots[i] * layouts.classes[i].slot_bytes;
+        arenas_.push_back(options.make_arena ? options.make_arena(n_bytes) : Arena(n_bytes));
     }
     impl_ = std::make_unique<Impl>(layouts, n_expert, n_slots, arenas_, std::move(extent_of), reader, options);
 }

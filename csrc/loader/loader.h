@@ -38,6 +38,7 @@ struct LoaderOptions {
     EvictionSpec eviction;
     // Instead of `eviction`, if given: a policy that may wait, asked under no lock.
     std::shared_ptr<ScoreSource> score_source;
+    MakeArena                    make_arena; // of slots and stream buffers; empty: ordinary memory
 };
 
 struct LoaderStats {

@@ -54,7 +54,7 @@ Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_
       policy_(make_policy(options, {n_expert, lo_cost(layouts)})),
       cache_(layouts, n_slots, [this](ExpertKey key) { return worth(key); }),
       queue_(reader.alignment(), options.max_read_bytes),
-      ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment()) {
+      ring_(largest_part_bytes(layouts), options.stream_bytes, reader.alignment(), options.make_arena) {
     for (const uint32_t n : n_slots) {
         loads_.emplace_back(n);
     }

@@ -21,9 +21,10 @@ uint32_t n_buffers_for(uint64_t max_part_bytes, uint64_t ring_bytes, uint64_t bu
 
 } // namespace
 
-StreamRing::StreamRing(uint64_t max_part_bytes, uint64_t ring_bytes, uint64_t align)
+StreamRing::StreamRing(uint64_t max_part_bytes, uint64_t ring_bytes, uint64_t align, const MakeArena & make_arena)
     : align_(align), buffer_bytes_(align_up(max_part_bytes, align) + align),
-      n_buffers_(n_buffers_for(max_part_bytes, ring_bytes, buffer_bytes_)), arena_(n_buffers_ * buffer_bytes_) {
+      n_buffers_(n_buffers_for(max_part_bytes, ring_bytes, buffer_bytes_)),
+      arena_(make_arena ? make_arena(n_buffers_ * buffer_bytes_) : Arena(n_buffers_ * buffer_bytes_)) {
     for (uint32_t i = n_buffers_; i-- > 0;) {
         free_buffers_.push_back(static_cast<int32_t>(i));
     }

@@ -17,8 +17,6 @@ constexpr uint32_t max_rows_together = 64;
 
 constexpr int tensors_per_product = 10;
 
-alignas(64) std::byte buffer_anchor[64];
-
 bool is_consecutive(const std::vector<int32_t> & v) {
     for (size_t i = 1; i < v.size(); ++i) {
         if (v[i] != v[i - 1] + 1) {
@@ -32,61 +30,64 @@ const PartShape & shape_of(const LayerView & view, const ExpertNode & node, Prec
     return view.model->layers[view.layer_idx].parts[static_cast<int>(precision)][node.part_idx];
 }
 
-} // namespace
-
-ExpertMatmul::ExpertMatmul(ggml_backend_t backend)
-    : host_buffer_(ggml_backend_cpu_buffer_from_ptr(buffer_anchor, sizeof(buffer_anchor))), scratch_(backend) {}
-
-bool ExpertMatmul::can_make_whole(const LayerView & view, LayerStep & step) {
-    const auto & leases = step.load().leases();
-    if (!step.load().all_hit() || !step.skipped_rows().empty()) {
-        return false;
-    }
-    const int32_t class_idx = leases[0].slot.class_idx;
-    for (const auto & lease : leases) {
-        if (!lease.slot || lease.slot.class_idx != class_idx) {
-            return false;
-        }
-    }
-    const uint64_t n_rows  = static_cast<uint64_t>(view.n_used()) * view.n_tokens();
-    const uint64_t n_slots = view.model->loader->n_slots(class_idx);
-    return n_rows * n_slots * row_list_bytes <= max_workspace_bytes;
-}
-
-void ExpertMatmul::clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows) {
-    for (uint32_t row : rows) {
-        ggml_backend_tensor_memset(node.node, 0, row * node.node->nb[1], node.node->nb[1]);
-    }
-}
-
-ggml_tensor * ExpertMatmul::weights_at(InnerGraph & graph, const PartShape & shape, int64_t n, uint64_t stride,
-                                       const std::byte * data) {
-    ggml_tensor * w = graph.tensor_over(shape.type, shape.n_in, shape.n_out, n, host_buffer_.get(),
-                                        const_cast<std::byte *>(data)); // ggml has no tensors of const data
+ggml_tensor * weights_at(InnerGraph & graph, const PartShape & shape, int64_t n, uint64_t stride,
+                         const WeightArea & area, uint64_t offset) {
+    ggml_tensor * w = graph.tensor_over(shape.type, shape.n_in, shape.n_out, n, area.buffer, area.data + offset);
     w->nb[2]        = stride;
     w->nb[3]        = stride * static_cast<uint64_t>(n);
     return w;
 }
 
-ggml_tensor * ExpertMatmul::slots_tensor(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                                         const LoadStep::Lease & lease) {
-    const CopyLayouts & layouts = *view.model->layouts;
-    const CopyLayout &  layout  = layouts.of(lease.key);
-    const Loader &      loader  = *view.model->loader;
-    return weights_at(graph, shape_of(view, node, lease.key.precision), loader.n_slots(lease.slot.class_idx),
-                      layouts.classes[layout.class_idx].slot_bytes,
-                      loader.arena(lease.slot.class_idx) + layout.parts[node.part_idx].data_offset);
+// The slots of a class from `first_slot` on, as one tensor of this part of the layer.
+ggml_tensor * slots_tensor(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                           const ExpertWeights & weights, Precision precision, int32_t first_slot, int64_t n_slots) {
+    const CopyLayouts & layouts    = weights.layouts();
+    const CopyLayout &  layout     = layouts.of({view.layer_idx, 0, precision});
+    const uint64_t      slot_bytes = layouts.classes[layout.class_idx].slot_bytes;
+    return weights_at(graph, shape_of(view, node, precision), n_slots, slot_bytes,
+                      weights.slots(static_cast<int32_t>(layout.class_idx)),
+                      static_cast<uint64_t>(first_slot) * slot_bytes + layout.parts[node.part_idx].data_offset);
 }
 
-ggml_tensor * ExpertMatmul::make_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                                       LayerStep & step, ggml_tensor * slot_ids) {
-    ggml_tensor * weights = slots_tensor(graph, node, view, step.load().leases()[0]);
-    ggml_tensor * made    = ggml_mul_mat_id(graph.context(), weights, node.node->src[1], slot_ids);
-    std::memcpy(made->op_params, node.node->op_params, sizeof(made->op_params));
-    std::memcpy(made->nb, node.node->nb, sizeof(made->nb));
-    made->buffer = node.node->buffer;
-    made->data   = node.node->data;
-    return made;
+} // namespace
+
+bool ExpertMatmul::can_add_whole(const LayerView & view, const LayerStep & step, const ExpertWeights & weights) {
+    if (!step.skipped_rows().empty()) {
+        return false;
+    }
+    const int32_t class_idx = weights.slot(0).class_idx;
+    for (uint32_t i = 0; i < step.keys().size(); ++i) {
+        if (!weights.slot(i) || weights.slot(i).class_idx != class_idx) {
+            return false;
+        }
+    }
+    const uint64_t n_rows = static_cast<uint64_t>(view.n_used()) * view.n_tokens();
+    return n_rows * weights.n_slots(class_idx) * row_list_bytes <= max_workspace_bytes;
+}
+
+void ExpertMatmul::clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows) {
+    // Each call waits for the device. All other rows are computed later.
+    if (!ggml_backend_buffer_is_host(node.node->buffer) && !rows.empty()) {
+        ggml_backend_tensor_memset(node.node, 0, 0, ggml_nbytes(node.node));
+        return;
+    }
+    for (uint32_t row : rows) {
+        ggml_backend_tensor_memset(node.node, 0, row * node.node->nb[1], node.node->nb[1]);
+    }
+}
+
+void ExpertMatmul::add_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                             const ExpertWeights & weights, ggml_tensor * slot_ids) {
+    const int32_t class_idx = weights.slot(0).class_idx;
+    graph.add_over(node.node,
+                   slots_tensor(graph, node, view, weights, weights.key(0).precision, 0, weights.n_slots(class_idx)),
+                   slot_ids);
+}
+
+void ExpertMatmul::add_fixed(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                             const ExpertWeights & weights, int32_t first_slot) {
+    const uint32_t n_expert = view.model->layers[view.layer_idx].n_expert;
+    graph.add_over(node.node, slots_tensor(graph, node, view, weights, Precision::hi, first_slot, n_expert), nullptr);
 }
 
 Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
@@ -106,25 +107,25 @@ Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
     return {};
 }
 
-Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
-                              const std::vector<uint32_t> & lease_idxs) {
-    const auto & leases         = step.load().leases();
-    uint32_t     n_slotted_rows = 0;
-    for (uint32_t i : lease_idxs) {
-        n_slotted_rows += leases[i].slot ? step.n_rows(i) : 0;
+Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                              const LayerStep & step, const ExpertWeights & weights,
+                              const std::vector<uint32_t> & key_idxs) {
+    uint32_t n_slotted_rows = 0;
+    for (uint32_t i : key_idxs) {
+        n_slotted_rows += weights.slot(i) ? step.n_rows(i) : 0;
     }
     const bool together = n_slotted_rows <= max_rows_together;
-    for (uint32_t i : lease_idxs) {
-        if (together && leases[i].slot) {
+    for (uint32_t i : key_idxs) {
+        if (together && weights.slot(i)) {
             continue;
         }
-        if (Status status = add_one_by_one(graph, node, view, step, i); !status.ok()) {
+        if (Status status = add_one_by_one(graph, node, view, step, weights, i); !status.ok()) {
             return status;
         }
     }
-    for (int32_t class_idx = 0; together && class_idx < static_cast<int32_t>(view.model->layouts->classes.size());
+    for (int32_t class_idx = 0; together && class_idx < static_cast<int32_t>(weights.layouts().classes.size());
          ++class_idx) {
-        if (Status status = add_together(graph, node, view, step, lease_idxs, class_idx); !status.ok()) {
+        if (Status status = add_together(graph, node, view, step, weights, key_idxs, class_idx); !status.ok()) {
             return status;
         }
     }
@@ -132,38 +133,43 @@ Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const
 }
 
 Status ExpertMatmul::add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                                    LayerStep & step, uint32_t lease_idx) {
-    rows_.assign(step.rows(lease_idx), step.rows(lease_idx) + step.n_rows(lease_idx));
+                                    const LayerStep & step, const ExpertWeights & weights, uint32_t key_idx) {
+    rows_.assign(step.rows(key_idx), step.rows(key_idx) + step.n_rows(key_idx));
     ids_.assign(rows_.size(), 0);
     if (Status status = make_room(graph, node); !status.ok()) {
         return status;
     }
-    const PartShape & shape = shape_of(view, node, step.load().leases()[lease_idx].key.precision);
+    const Precision precision = weights.key(key_idx).precision;
+    const SlotRef   slot      = weights.slot(key_idx);
+    if (slot) {
+        return add_product(graph, node, slots_tensor(graph, node, view, weights, precision, slot.slot_idx, 1));
+    }
+    const PartShape & shape = shape_of(view, node, precision);
     const uint64_t    bytes = ggml_row_size(shape.type, shape.n_in) * static_cast<uint64_t>(shape.n_out);
-    return add_product(graph, node, weights_at(graph, shape, 1, bytes, step.load().data(lease_idx, node.part_idx)));
+    return add_product(graph, node, weights_at(graph, shape, 1, bytes, weights.part(key_idx, node.part_idx), 0));
 }
 
-Status ExpertMatmul::add_together(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
-                                  const std::vector<uint32_t> & lease_idxs, int32_t class_idx) {
-    const auto &            leases = step.load().leases();
-    const LoadStep::Lease * first  = nullptr;
+Status ExpertMatmul::add_together(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                                  const LayerStep & step, const ExpertWeights & weights,
+                                  const std::vector<uint32_t> & key_idxs, int32_t class_idx) {
+    Precision precision = Precision::hi;
     rows_.clear();
     ids_.clear();
-    for (uint32_t i : lease_idxs) {
-        if (leases[i].slot.class_idx != class_idx) {
+    for (uint32_t i : key_idxs) {
+        if (weights.slot(i).class_idx != class_idx) {
             continue;
         }
-        first = &leases[i];
+        precision = weights.key(i).precision; // a class has one
         rows_.insert(rows_.end(), step.rows(i), step.rows(i) + step.n_rows(i));
-        ids_.insert(ids_.end(), step.n_rows(i), leases[i].slot.slot_idx);
+        ids_.insert(ids_.end(), step.n_rows(i), weights.slot(i).slot_idx);
     }
-    if (first == nullptr) {
+    if (rows_.empty()) {
         return {};
     }
     if (Status status = make_room(graph, node); !status.ok()) {
         return status;
     }
-    return add_product(graph, node, slots_tensor(graph, node, view, *first));
+    return add_product(graph, node, slots_tensor(graph, node, view, weights, precision, 0, weights.n_slots(class_idx)));
 }
 
 Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights) {

@@ -5,6 +5,7 @@
 // results are bit-identical.
 #pragma once
 
+#include "moe/expert_weights.h"
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 
@@ -14,43 +15,41 @@ namespace hobbit {
 
 class ExpertMatmul {
   public:
-    explicit ExpertMatmul(ggml_backend_t backend);
+    explicit ExpertMatmul(ggml_backend_t backend) : scratch_(backend) {}
 
-    // Whether make_whole() can take the node: every expert complete and in a slot of one class, and a workspace, which
-    // grows with slots x rows, that stays small.
-    static bool can_make_whole(const LayerView & view, LayerStep & step);
+    // Whether add_whole() can take the layer: no expert is skipped, all are in slots of one class, and a workspace,
+    // which grows with slots x rows, stays small.
+    static bool can_add_whole(const LayerView & view, const LayerStep & step, const ExpertWeights & weights);
 
-    // The whole node over the slots, written where llama.cpp expects it. REQUIRES: can_make_whole(); room in `graph`.
-    ggml_tensor * make_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
-                             ggml_tensor * slot_ids);
+    // The whole node over the slots, with `slot_ids` instead of its own ids. REQUIRES: can_add_whole(); every expert is
+    // complete; room in `graph`.
+    static void add_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                          const ExpertWeights & weights, ggml_tensor * slot_ids);
+    // The whole node over consecutive slots that hold the layer's experts in order, with its own ids.
+    static void add_fixed(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                          const ExpertWeights & weights, int32_t first_slot);
 
     // Adds the rows of some experts: gathered from the node's input, multiplied, scattered into its output. Computes
-    // `graph` on the way if it is full. REQUIRES: the part of every lease is ready; what computes the node's input was
+    // `graph` on the way if it is full. REQUIRES: the part of every expert is there; what computes the node's input was
     // computed or added before.
-    Status add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
-                    const std::vector<uint32_t> & lease_idxs);
+    Status add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
+                    const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs);
 
     // Zeroes rows of the node's output that no expert computes: what is there may be NaN, and NaN times a gate weight
-    // of zero is NaN. REQUIRES: what used the memory before was computed.
+    // of zero is NaN. May zero others. REQUIRES: what used the memory before was computed, no row was computed yet.
     static void clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows);
 
   private:
-    Status add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
-                          uint32_t lease_idx);
-    Status add_together(InnerGraph & graph, const ExpertNode & node, const LayerView & view, LayerStep & step,
-                        const std::vector<uint32_t> & lease_idxs, int32_t class_idx);
+    Status add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
+                          const ExpertWeights & weights, uint32_t key_idx);
+    Status add_together(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
+                        const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, int32_t class_idx);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
-
-    ggml_tensor * weights_at(InnerGraph & graph, const PartShape & shape, int64_t n, uint64_t stride,
-                             const std::byte * data);
-    ggml_tensor * slots_tensor(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                               const LoadStep::Lease & lease);
 
     // One product for rows_ with experts ids_ of `weights`.
     Status add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights);
 
-    GgmlBufferPtr         host_buffer_; // stands for the arenas: kernels look at a weight's buffer type only
-    DeviceScratch         scratch_;     // gathered input and unscattered output of one product
+    DeviceScratch         scratch_; // gathered input and unscattered output of one product
     std::vector<uint32_t> rows_;
     std::vector<int32_t>  ids_;
     std::vector<int32_t>  indices_;

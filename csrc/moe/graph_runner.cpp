@@ -1,6 +1,8 @@
 #include "moe/graph_runner.h"
 
+#include "moe/graph_nodes.h"
 #include "moe/importance.h"
+#include "tier/device_tier.h"
 
 #include <algorithm>
 #include <cstring>
@@ -10,23 +12,15 @@ namespace hobbit {
 
 namespace {
 
-bool is_no_op(const ggml_tensor * node) {
-    switch (node->op) {
-    case GGML_OP_NONE:
-    case GGML_OP_VIEW:
-    case GGML_OP_RESHAPE:
-    case GGML_OP_PERMUTE:
-    case GGML_OP_TRANSPOSE:
-        return true;
-    default:
-        return false;
-    }
+bool has_own_memory(ggml_backend_t backend) {
+    return ggml_backend_dev_type(ggml_backend_get_device(backend)) != GGML_BACKEND_DEVICE_TYPE_CPU;
 }
 
 } // namespace
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
-    : is_expert_buffer_(is_expert_buffer), inner_(inner), matmul_(inner), gates_(inner), recorder_(inner) {}
+    : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner), gates_(inner),
+      recorder_(inner), tiered_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -38,7 +32,7 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     }
     inner_.clear();
     pending_.clear();
-    step_.end();
+    end_layer();
     if (status.ok()) {
         return GGML_STATUS_SUCCESS;
     }
@@ -46,6 +40,12 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
         model->set_error(status);
     }
     return GGML_STATUS_FAILED;
+}
+
+void GraphRunner::end_layer() {
+    tiered_.end();
+    weights_.reset();
+    step_.end();
 }
 
 Status GraphRunner::compute_run() {
@@ -59,6 +59,7 @@ Status GraphRunner::compute_run() {
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     inner_.reserve_nodes(n_nodes);
+    inner_.set_parent(is_gpu_ ? graph : nullptr);
     begin_pass(graph);
     recorder_.begin_graph(graph, is_expert_buffer_);
     for (int i = 0; i < n_nodes;) {
@@ -83,13 +84,17 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
             model = view_.model;
             model->counters.n_tokens += view_.n_tokens();
         }
-        // Up to the router; also the end of the layer before, whose experts may go now.
-        if (Status status = compute_run(); !status.ok()) {
-            return status;
-        }
-        step_.end();
-        if (Status status = compute_layer(graph); !status.ok()) {
-            return status;
+        if (is_fixed()) {
+            add_fixed(graph, i);
+        } else {
+            // Up to the router; also the end of the layer before, whose experts may go now.
+            if (Status status = compute_run(); !status.ok()) {
+                return status;
+            }
+            end_layer();
+            if (Status status = compute_layer(graph); !status.ok()) {
+                return status;
+            }
         }
         i = view_.end_idx;
     }
@@ -115,7 +120,8 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
     if (model == nullptr) {
         return; // not a pass through the layers
     }
-    if (model->prefetch.predictor == "none") {
+    // A GPU fuses nodes: what a predictor adds would come between them. A tier has experts that need no reading.
+    if (model->prefetch.predictor == "none" || is_gpu_ || model->tier != nullptr) {
         planner_.reset();
         planned_for_ = nullptr;
         return;
@@ -160,22 +166,55 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return status;
     }
     recorder_.read_weights(view_);
-    if (Status status = step_.begin(view_); !status.ok()) {
+    if (Status status = step_.select(view_); !status.ok()) {
         return status;
     }
     if (Status status = recorder_.on_layer(view_, step_.ids()); !status.ok()) {
         return status;
     }
-    prefetch();
     const int  first_idx = view_.nodes.front().node_idx;
-    const bool in_run    = ExpertMatmul::can_make_whole(view_, step_) && view_.model->importance == nullptr;
-    return in_run ? compute_resident(graph, first_idx) : compute_arriving(graph, first_idx);
+    const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
+    if (view_.model->tier != nullptr && in_run) {
+        tiered_.begin(view_, step_);
+        return tiered_.all_resident() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
+                   ? add_resident(graph, first_idx, tiered_.weights())
+                   : tiered_.run(graph, first_idx, inner_, matmul_);
+    }
+    if (view_.model->tier != nullptr) {
+        return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");
+    }
+    step_.load_all(view_);
+    weights_.emplace(*view_.model, step_.loaded(), every_lease_);
+    prefetch();
+    return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_)
+               ? add_resident(graph, first_idx, *weights_)
+               : compute_arriving(graph, first_idx);
+}
+
+bool GraphRunner::is_fixed() const {
+    return view_.model->tier != nullptr && view_.model->tier->fixed_slot(view_.layer_idx) >= 0 &&
+           view_.model->route_log == nullptr && view_.model->importance == nullptr;
+}
+
+// All experts of the layer are on the device for good, in their own order: the router's ids serve as they are.
+void GraphRunner::add_fixed(ggml_cgraph * graph, int first_idx) {
+    const DeviceWeights weights(*view_.model->tier, *view_.model->device_arena, step_.keys(), nullptr);
+    auto                next = view_.nodes.begin();
+    for (int i = first_idx; i < view_.end_idx; ++i) {
+        if (next != view_.nodes.end() && next->node_idx == i) {
+            ExpertMatmul::add_fixed(inner_, *next, view_, weights, view_.model->tier->fixed_slot(view_.layer_idx));
+            ++next;
+        } else {
+            inner_.add(ggml_graph_node(graph, i));
+        }
+    }
+    ++view_.model->counters.n_layer_steps;
 }
 
 // Nothing is computed here: the layer's nodes join the run that ends at the next router. The step stays open, so its
 // experts stay pinned, until then.
-Status GraphRunner::compute_resident(ggml_cgraph * graph, int first_idx) {
-    const std::vector<int32_t> & slots = step_.slot_ids();
+Status GraphRunner::add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights) {
+    const std::vector<int32_t> & slots = step_.slot_ids(weights);
     ggml_tensor *                ids   = inner_.indices(slots.data(), static_cast<int64_t>(slots.size()));
     if (ids == nullptr) {
         return Status::error("out of memory for the slot numbers of " + std::to_string(slots.size()) + " rows");
@@ -188,7 +227,7 @@ Status GraphRunner::compute_resident(ggml_cgraph * graph, int first_idx) {
     auto next = view_.nodes.begin();
     for (int i = first_idx; i < view_.end_idx; ++i) {
         if (next != view_.nodes.end() && next->node_idx == i) {
-            inner_.add_made(matmul_.make_whole(inner_, *next, view_, step_, ids));
+            ExpertMatmul::add_whole(inner_, *next, view_, weights, ids);
             ++next;
         } else {
             inner_.add(ggml_graph_node(graph, i));
@@ -225,7 +264,7 @@ Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
             if (Status status = compute_run(); !status.ok()) {
                 return status;
             }
-            matmul_.clear_rows(*next, step_.skipped_rows());
+            ExpertMatmul::clear_rows(*next, step_.skipped_rows());
         }
         if (Status status = add_ready_rows(*next); !status.ok()) {
             return status;
@@ -237,7 +276,7 @@ Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
 
 // Rows whose expert is here go into the run at once; the others become pending.
 Status GraphRunner::add_ready_rows(const ExpertNode & node) {
-    LoadStep & load = step_.load();
+    LoadStep & load = step_.loaded();
     Pending    pending;
     pending.node = &node;
     ready_.clear();
@@ -245,7 +284,7 @@ Status GraphRunner::add_ready_rows(const ExpertNode & node) {
         (load.ready(i, node.part_idx) ? ready_ : pending.lease_idxs).push_back(i);
     }
     if (!ready_.empty()) {
-        if (Status status = matmul_.add_rows(inner_, node, view_, step_, ready_); !status.ok()) {
+        if (Status status = matmul_.add_rows(inner_, node, view_, step_, *weights_, ready_); !status.ok()) {
             return status;
         }
         if (Status status = release_streamed(node, ready_); !status.ok()) {
@@ -260,7 +299,7 @@ Status GraphRunner::add_ready_rows(const ExpertNode & node) {
 
 // A stream buffer is reused as soon as it is given back, so what reads it must have been computed.
 Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs) {
-    LoadStep & load = step_.load();
+    LoadStep & load = step_.loaded();
     const bool streamed =
         std::any_of(lease_idxs.begin(), lease_idxs.end(), [&](uint32_t i) { return !load.leases()[i].slot; });
     if (!streamed) {
@@ -280,12 +319,12 @@ Status GraphRunner::complete(Pending & pending) {
         arrived_.clear();
         {
             const TimelineSpan span(*view_.model->timeline, Timeline::Kind::stall, view_.layer_idx);
-            if (Status status = step_.load().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_);
+            if (Status status = step_.loaded().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_);
                 !status.ok()) {
                 return status;
             }
         }
-        if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, arrived_); !status.ok()) {
+        if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, *weights_, arrived_); !status.ok()) {
             return status;
         }
         if (Status status = compute_run(); !status.ok()) {

@@ -3,7 +3,8 @@
 //
 // Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the
 // run: the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are
-// computed while the others arrive, and those as they come.
+// computed while the others arrive, and those as they come. A device with memory of its own has TieredLayer for that;
+// and where it holds all of a layer for good, the graph is not cut at all.
 #pragma once
 
 #include "moe/expert_matmul.h"
@@ -11,9 +12,12 @@
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
+#include "moe/loaded_weights.h"
 #include "moe/route_recorder.h"
 #include "moe/router_filter_step.h"
+#include "moe/tiered_layer.h"
 
+#include <optional>
 #include <vector>
 
 namespace hobbit {
@@ -22,6 +26,9 @@ namespace hobbit {
 class GraphRunner {
   public:
     GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer);
+
+    // Threads for what the host computes itself beside a device.
+    void set_n_threads(int n_threads) { tiered_.set_n_threads(n_threads); }
 
     // On failure the reason is with the model whose experts the graph uses (ModelExperts::take_error).
     ggml_status compute(ggml_cgraph * graph) noexcept;
@@ -38,7 +45,10 @@ class GraphRunner {
     void   begin_pass(ggml_cgraph * graph);
     void   prefetch();
     Status compute_layer(ggml_cgraph * graph);
-    Status compute_resident(ggml_cgraph * graph, int first_idx);
+    bool   is_fixed() const;
+    void   add_fixed(ggml_cgraph * graph, int first_idx);
+    Status add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights);
+    void   end_layer();
     Status compute_arriving(ggml_cgraph * graph, int first_idx);
     Status add_ready_rows(const ExpertNode & node);
     Status release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs);
@@ -47,6 +57,7 @@ class GraphRunner {
     bool   reads_pending(const ggml_tensor * expert_node) const;
 
     IsExpertBuffer   is_expert_buffer_;
+    const bool       is_gpu_; // the inner device fuses nodes, and has memory of its own
     InnerGraph       inner_;
     ExpertMatmul     matmul_;
     LayerView        view_;
@@ -54,6 +65,10 @@ class GraphRunner {
     GatesAhead       gates_;
     RouterFilterStep filter_;
     RouteRecorder    recorder_;
+    TieredLayer      tiered_; // where the inner device has a tier of its own
+
+    std::optional<LoadedWeights> weights_; // where it multiplies by what the loader holds
+    const std::vector<int32_t>   every_lease_;
 
     std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version
     const ModelExperts *             planned_for_     = nullptr;

@@ -1,6 +1,9 @@
 #include "moe/inner_graph.h"
 
-#include <cstring>
+#include "ggml-impl.h" // ggml_cgraph
+
+#include <algorithm>
+#include <utility>
 
 namespace hobbit {
 
@@ -44,8 +47,16 @@ void InnerGraph::add(ggml_tensor * node) {
     ++n_nodes_;
 }
 
+void InnerGraph::add_over(ggml_tensor * node, ggml_tensor * weights, ggml_tensor * ids) {
+    replaced_.push_back({node, node->src[0], node->src[2]});
+    node->src[0] = weights;
+    node->src[2] = ids != nullptr ? ids : node->src[2];
+    add(node);
+}
+
 void InnerGraph::add_made(ggml_tensor * node) {
     node->flags |= GGML_TENSOR_FLAG_COMPUTE;
+    ++n_made_;
     add(node);
 }
 
@@ -64,7 +75,8 @@ ggml_tensor * InnerGraph::indices(const int32_t * values, int64_t n) {
     }
     char *        at = index_scratch_.data() + static_cast<size_t>(n_indices_) * sizeof(int32_t);
     ggml_tensor * t  = tensor_over(GGML_TYPE_I32, n, 1, 1, index_scratch_.buffer(), at);
-    ggml_backend_tensor_set(t, values, 0, static_cast<size_t>(n) * sizeof(int32_t));
+    index_values_.resize(max_indices);
+    std::copy(values, values + n, index_values_.begin() + n_indices_);
     n_indices_ += (n + 15) / 16 * 16; // keeps every array aligned to 64 bytes
     return t;
 }
@@ -77,19 +89,65 @@ bool InnerGraph::has_room(int n_tensors, int64_t n_indices) const {
 }
 
 void InnerGraph::clear() {
+    for (const Replaced & r : replaced_) {
+        r.node->src[0] = r.weights;
+        r.node->src[2] = r.ids;
+    }
+    replaced_.clear();
     ggml_graph_clear(graph_);
     ggml_reset(tensors_.get());
-    n_nodes_   = 0;
-    n_indices_ = 0;
+    n_nodes_ = 0;
+    n_made_  = 0;
+    if (!submitted_) { // else the device may still read them
+        n_indices_ = 0;
+        n_sent_    = 0;
+    }
 }
 
-Status InnerGraph::compute() {
-    const ggml_status status = empty() ? GGML_STATUS_SUCCESS : ggml_backend_graph_compute(backend_, graph_);
-    clear();
+Status InnerGraph::start() {
+    ggml_cgraph run = *graph_;
+    if (parent_ != nullptr) {
+        run.visited_hash_set = parent_->visited_hash_set;
+        run.use_counts       = parent_->use_counts;
+        // The same graph as last time, over weights that never move: the device need not compare node by node.
+        const bool is_parent = n_nodes_ == parent_->n_nodes && n_made_ == 0 && n_indices_ == 0;
+        run.uid              = is_parent ? parent_->uid : 0;
+    }
+    if (n_indices_ > n_sent_) {
+        ggml_tensor all = {};
+        all.type        = GGML_TYPE_I32;
+        all.ne[0]       = max_indices;
+        all.ne[1] = all.ne[2] = all.ne[3] = 1;
+        all.nb[0]                         = sizeof(int32_t);
+        all.nb[1] = all.nb[2] = all.nb[3] = max_indices * sizeof(int32_t);
+        all.buffer                        = index_scratch_.buffer();
+        all.data                          = index_scratch_.data();
+        ggml_backend_tensor_set_async(backend_, &all, index_values_.data() + n_sent_,
+                                      static_cast<size_t>(n_sent_) * sizeof(int32_t),
+                                      static_cast<size_t>(n_indices_ - n_sent_) * sizeof(int32_t));
+        n_sent_ = n_indices_;
+    }
+    const ggml_status status = empty() ? GGML_STATUS_SUCCESS : ggml_backend_graph_compute_async(backend_, &run);
+    submitted_               = submitted_ || !empty();
     if (status != GGML_STATUS_SUCCESS) {
         return Status::error(std::string("the device could not compute: ") + ggml_status_to_string(status));
     }
     return {};
+}
+
+Status InnerGraph::submit() {
+    const Status status = start();
+    clear();
+    return status;
+}
+
+Status InnerGraph::compute() {
+    const Status status = start();
+    if (std::exchange(submitted_, false)) {
+        ggml_backend_synchronize(backend_);
+    }
+    clear();
+    return status;
 }
 
 } // namespace hobbit

@@ -12,10 +12,12 @@
 namespace hobbit {
 
 struct GgmlFree {
+    void operator()(ggml_backend * backend) const { ggml_backend_free(backend); }
     void operator()(ggml_context * ctx) const { ggml_free(ctx); }
     void operator()(ggml_backend_buffer * buffer) const { ggml_backend_buffer_free(buffer); }
 };
 using GgmlContextPtr = std::unique_ptr<ggml_context, GgmlFree>;
+using GgmlBackendPtr = std::unique_ptr<ggml_backend, GgmlFree>;
 using GgmlBufferPtr  = std::unique_ptr<ggml_backend_buffer, GgmlFree>;
 
 // Memory on the inner device that only ever grows.
@@ -43,8 +45,15 @@ class InnerGraph {
     // Room for n_nodes nodes of llama.cpp's graph in one go. REQUIRES: empty().
     void reserve_nodes(int n_nodes);
 
+    // Shows the device which results of llama.cpp's graph are used more than once, so that it may fuse nodes as it does
+    // when it is given that graph itself. Holds until the next call; nullptr: nothing is fused.
+    void set_parent(const ggml_cgraph * graph) { parent_ = graph; }
+
     // A node of llama.cpp's graph.
     void add(ggml_tensor * node);
+    // A MUL_MAT_ID of llama.cpp's graph that multiplies by `weights` with `ids` instead of its own (nullptr: its own
+    // ids), until it was given to the device. The node itself stays, so that the device sees it where llama.cpp put it.
+    void add_over(ggml_tensor * node, ggml_tensor * weights, ggml_tensor * ids);
     // A node made in context(): the executor skips nodes without the compute flag.
     void add_made(ggml_tensor * node);
 
@@ -55,19 +64,30 @@ class InnerGraph {
     ggml_tensor * tensor_over(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, ggml_backend_buffer_t buffer,
                               void * data);
 
-    // n indices on the device, as an I32 tensor [n]. nullptr: out of memory.
+    // n indices on the device, as an I32 tensor [n]; they get there with the run. nullptr: out of memory.
     ggml_tensor * indices(const int32_t * values, int64_t n);
 
     // Whether n more tensors, nodes and index values fit before compute() must be called.
     bool has_room(int n_tensors, int64_t n_indices) const;
 
-    // Runs what was added, waits for it and starts empty again.
+    // Gives what was added to the device and starts empty again. Results are there after the next compute().
+    Status submit();
+    // Runs what was added, waits for it and for what was submitted, and starts empty again.
     Status compute();
     // Forgets what was added and not computed.
     void clear();
     bool empty() const { return n_nodes_ == 0; }
 
   private:
+    // What a node was before add_over().
+    struct Replaced {
+        ggml_tensor * node    = nullptr;
+        ggml_tensor * weights = nullptr;
+        ggml_tensor * ids     = nullptr;
+    };
+
+    Status start();
+
     static constexpr int     max_tensors = 2048;
     static constexpr int64_t max_indices = 1 << 17;
 
@@ -77,8 +97,16 @@ class InnerGraph {
     ggml_cgraph *  graph_      = nullptr;
     int            node_limit_ = 0;
     int            n_nodes_    = 0;
+    int            n_made_     = 0; // of these, not llama.cpp's own
     int64_t        n_indices_  = 0;
+    int64_t        n_sent_     = 0;     // indices that are on the device
+    bool           submitted_  = false; // and not waited for
     DeviceScratch  index_scratch_;
+
+    // [max_indices]. Sent at once: a small copy waits its turn behind those of experts.
+    std::vector<int32_t>  index_values_;
+    const ggml_cgraph *   parent_ = nullptr;
+    std::vector<Replaced> replaced_;
 };
 
 } // namespace hobbit

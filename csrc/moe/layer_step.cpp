@@ -1,6 +1,7 @@
 #include "moe/layer_step.h"
 
 #include "ggml-backend.h"
+#include "tier/device_tier.h"
 
 #include <algorithm>
 
@@ -24,9 +25,7 @@ Status LayerStep::read_ids(const LayerView & view) {
                              ": selected experts are not contiguous in a row");
     }
     // llama.cpp hands over a view on the sorted ids of all experts: contiguous for one token only.
-    for (uint32_t t = 0; t < view.n_tokens(); ++t) {
-        ggml_backend_tensor_get(ids, ids_.data() + static_cast<size_t>(t) * view.n_used(), t * ids->nb[1], row);
-    }
+    ggml_backend_tensor_get_2d(ids, ids_.data(), 0, row, view.n_tokens(), ids->nb[1], row);
     const auto out_of_range = [n_exp](int32_t id) { return id < 0 || static_cast<uint32_t>(id) >= n_exp; };
     if (std::any_of(ids_.begin(), ids_.end(), out_of_range)) {
         return Status::error("layer " + std::to_string(view.layer_idx) + ": the router selected an expert outside 0.." +
@@ -36,7 +35,7 @@ Status LayerStep::read_ids(const LayerView & view) {
 }
 
 void LayerStep::group_rows(const LayerView & view) {
-    lease_of_.assign(view.model->layers[view.layer_idx].n_expert, -1);
+    key_of_.assign(view.model->layers[view.layer_idx].n_expert, -1);
     keys_.clear();
     skipped_rows_.clear();
     for (uint32_t row = 0; row < ids_.size(); ++row) {
@@ -44,8 +43,8 @@ void LayerStep::group_rows(const LayerView & view) {
         const Choice  choice = precision_.choice_of(id);
         if (choice == Choice::skip) {
             skipped_rows_.push_back(row);
-        } else if (lease_of_[id] < 0) {
-            lease_of_[id] = 0;
+        } else if (key_of_[id] < 0) {
+            key_of_[id] = 0;
             keys_.push_back(
                 {view.layer_idx, static_cast<uint16_t>(id), choice == Choice::hi ? Precision::hi : Precision::lo});
         }
@@ -56,12 +55,12 @@ void LayerStep::group_rows(const LayerView & view) {
                   [](const ExpertKey & a, const ExpertKey & b) { return a.expert_idx < b.expert_idx; });
     }
     for (size_t i = 0; i < keys_.size(); ++i) {
-        lease_of_[keys_[i].expert_idx] = static_cast<int32_t>(i);
+        key_of_[keys_[i].expert_idx] = static_cast<int32_t>(i);
     }
     first_row_.assign(keys_.size() + 1, 0);
     for (int32_t id : ids_) {
-        if (lease_of_[id] >= 0) {
-            ++first_row_[lease_of_[id] + 1];
+        if (key_of_[id] >= 0) {
+            ++first_row_[key_of_[id] + 1];
         }
     }
     for (size_t i = 0; i < keys_.size(); ++i) {
@@ -70,13 +69,13 @@ void LayerStep::group_rows(const LayerView & view) {
     cursor_.assign(first_row_.begin(), first_row_.end() - 1);
     rows_.resize(ids_.size() - skipped_rows_.size());
     for (uint32_t row = 0; row < ids_.size(); ++row) {
-        if (lease_of_[ids_[row]] >= 0) {
-            rows_[cursor_[lease_of_[ids_[row]]]++] = row;
+        if (key_of_[ids_[row]] >= 0) {
+            rows_[cursor_[key_of_[ids_[row]]]++] = row;
         }
     }
 }
 
-Status LayerStep::begin(const LayerView & view) {
+Status LayerStep::select(const LayerView & view) {
     if (Status status = read_ids(view); !status.ok()) {
         return status;
     }
@@ -86,22 +85,38 @@ Status LayerStep::begin(const LayerView & view) {
     }
     group_rows(view);
 
-    Loader & loader = *view.model->loader;
     choices_.resize(ids_.size());
     for (size_t i = 0; i < ids_.size(); ++i) {
         choices_[i] = precision_.choice_of(ids_[i]);
     }
-    loader.on_route({view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()});
-    load_ = loader.begin(keys_, view.part_order,
-                         view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
+    const Routing routing{view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()};
+    view.model->loader->on_route(routing);
+    if (view.model->tier != nullptr) {
+        view.model->tier->on_route(routing);
+    }
     ++view.model->counters.n_layer_steps;
     return {};
 }
 
-const std::vector<int32_t> & LayerStep::slot_ids() {
+void LayerStep::load(const LayerView & view, const std::vector<uint32_t> & key_idxs) {
+    loaded_keys_.clear();
+    for (uint32_t i : key_idxs) {
+        loaded_keys_.push_back(keys_[i]);
+    }
+    load_ =
+        view.model->loader->begin(loaded_keys_, view.part_order,
+                                  view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
+}
+
+void LayerStep::load_all(const LayerView & view) {
+    load_ = view.model->loader->begin(
+        keys_, view.part_order, view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
+}
+
+const std::vector<int32_t> & LayerStep::slot_ids(const ExpertWeights & weights) {
     slot_ids_.resize(ids_.size());
     for (size_t i = 0; i < ids_.size(); ++i) {
-        slot_ids_[i] = load_->leases()[lease_of_[ids_[i]]].slot.slot_idx;
+        slot_ids_[i] = weights.slot(static_cast<uint32_t>(key_of_[ids_[i]])).slot_idx;
     }
     return slot_ids_;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "loader/loader.h"
+#include "moe/expert_weights.h"
 #include "moe/layer_view.h"
 #include "moe/precision_step.h"
 
@@ -13,39 +14,47 @@ namespace hobbit {
 
 class LayerStep {
   public:
-    // Reads the selected ids, tells the eviction policy and asks the loader for what is needed. Never waits for the
-    // drive.
-    Status begin(const LayerView & view);
+    // Reads the selected ids, decides on precisions and tells the eviction policies. REQUIRES: the router was computed.
+    Status select(const LayerView & view);
+    // Asks the loader for the experts `key_idxs`, ascending indices of keys(). Never waits for the drive.
+    void load(const LayerView & view, const std::vector<uint32_t> & key_idxs);
+    void load_all(const LayerView & view);
     // Lets go of the experts.
     void end() { load_.reset(); }
 
-    LoadStep & load() { return *load_; }
+    LoadStep & loaded() { return *load_; }
+    // Keeps what is loaded where it is beyond the end of the step.
+    std::shared_ptr<LoadStep> share_loaded() const { return load_; }
+
+    // The experts that are wanted, [n_keys].
+    const std::vector<ExpertKey> & keys() const { return keys_; }
 
     // The router's choice, [n_tokens][n_used].
     const std::vector<int32_t> & ids() const { return ids_; }
 
-    // Rows whose expert is skipped, ascending: they have no lease, and gate weight zero.
+    // Rows whose expert is skipped, ascending: they have no key, and gate weight zero.
     const std::vector<uint32_t> & skipped_rows() const { return skipped_rows_; }
 
-    // Rows routed to the expert of a lease, ascending.
-    const uint32_t * rows(uint32_t lease_idx) const { return rows_.data() + first_row_[lease_idx]; }
-    uint32_t         n_rows(uint32_t lease_idx) const { return first_row_[lease_idx + 1] - first_row_[lease_idx]; }
+    // Rows routed to the expert of a key, ascending.
+    const uint32_t * rows(uint32_t key_idx) const { return rows_.data() + first_row_[key_idx]; }
+    uint32_t         n_rows(uint32_t key_idx) const { return first_row_[key_idx + 1] - first_row_[key_idx]; }
 
-    // Slot numbers in place of the ids, [n_tokens][n_used]. REQUIRES: every lease has a slot of one class.
-    const std::vector<int32_t> & slot_ids();
+    // Slot numbers in place of the ids, [n_tokens][n_used]. REQUIRES: every expert has a slot of one class.
+    const std::vector<int32_t> & slot_ids(const ExpertWeights & weights);
 
   private:
     Status read_ids(const LayerView & view);
     void   group_rows(const LayerView & view);
 
     PrecisionStep             precision_;
-    std::unique_ptr<LoadStep> load_;
-    std::vector<int32_t>      ids_;      // [n_tokens][n_used]
-    std::vector<Choice>       choices_;  // [n_tokens][n_used]
-    std::vector<int32_t>      lease_of_; // [n_expert], -1: not selected, or skipped
+    std::shared_ptr<LoadStep> load_;
+    std::vector<int32_t>      ids_;     // [n_tokens][n_used]
+    std::vector<Choice>       choices_; // [n_tokens][n_used]
+    std::vector<int32_t>      key_of_;  // [n_expert], -1: not selected, or skipped
     std::vector<uint32_t>     skipped_rows_;
-    std::vector<ExpertKey>    keys_;      // [n_leases]
-    std::vector<uint32_t>     first_row_; // [n_leases + 1] into rows_
+    std::vector<ExpertKey>    keys_;
+    std::vector<ExpertKey>    loaded_keys_;
+    std::vector<uint32_t>     first_row_; // [n_keys + 1] into rows_
     std::vector<uint32_t>     rows_;      // [n_tokens * n_used]
     std::vector<int32_t>      slot_ids_;
     std::vector<uint32_t>     cursor_;

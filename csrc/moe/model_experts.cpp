@@ -2,11 +2,18 @@
 
 #include "moe/importance.h"
 
+#include <cstddef>
 #include <utility>
 
 namespace hobbit {
 
-ModelExperts::ModelExperts()  = default;
+namespace {
+
+alignas(64) std::byte buffer_anchor[64];
+
+} // namespace
+
+ModelExperts::ModelExperts() : host_buffer(ggml_backend_cpu_buffer_from_ptr(buffer_anchor, sizeof(buffer_anchor))) {}
 ModelExperts::~ModelExperts() = default;
 
 void ModelExperts::set_error(const Status & error) {

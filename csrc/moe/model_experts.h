@@ -5,6 +5,7 @@
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
+#include "moe/inner_graph.h"
 #include "moe/route_log.h"
 #include "policy/precision.h"
 #include "policy/router_filter.h"
@@ -42,6 +43,9 @@ struct StepCounters {
     std::atomic<uint64_t> dropped_mass_ppm{0}; // gate mass skipped, in millionths of a token's mass in a layer, summed
 };
 
+class DeviceTier;
+class DeviceArena;
+
 struct ModelExperts {
     ModelExperts();
     ~ModelExperts();
@@ -49,6 +53,11 @@ struct ModelExperts {
     std::vector<LayerShapes> layers; // [layer_idx]
     const CopyLayouts *      layouts = nullptr;
     Loader *                 loader  = nullptr; // nullptr until the memory budget is set
+    GgmlBufferPtr            host_buffer; // stands for the loader's arenas: kernels look at a weight's buffer type only
+    // Of a device with memory of its own; nullptr: it multiplies by what the loader holds.
+    DeviceTier *  tier         = nullptr;
+    DeviceArena * device_arena = nullptr;
+    bool          host_compute = true; // the host may multiply by experts that are not on the device
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum

@@ -1,6 +1,7 @@
 #include "moe/precision_step.h"
 
 #include "ggml-backend.h"
+#include "tier/device_tier.h"
 
 #include <algorithm>
 #include <numeric>
@@ -26,7 +27,12 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     resident_of_.assign(n_expert, Resident::none);
     const auto n = static_cast<uint32_t>(selected_.size());
     resident_.resize(std::max(n, n_used));
-    view.model->loader->find_resident(view.layer_idx, selected_.data(), n, resident_.data());
+    // What is on the device costs nothing; everything below it does.
+    if (view.model->tier != nullptr) {
+        view.model->tier->find_resident(view.layer_idx, selected_.data(), n, resident_.data());
+    } else {
+        view.model->loader->find_resident(view.layer_idx, selected_.data(), n, resident_.data());
+    }
     for (uint32_t i = 0; i < n; ++i) {
         resident_of_[static_cast<size_t>(selected_[i])] = resident_[i];
     }

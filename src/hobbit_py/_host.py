@@ -90,6 +90,8 @@ class ContextNeeds:
     dense_bytes: int
     context_bytes: int
     compute_bytes: int
+    device_bytes: int
+    """All that lies in a device's own memory; the others are of the host's."""
     n_vocab: int
 
 
@@ -240,7 +242,7 @@ def memory_of(context: Any) -> ContextNeeds:  # noqa: ANN401
     return ContextNeeds(*_breakdown(context.model.engine, context.ctx, dry=False), n_vocab=context.model.n_vocab())
 
 
-def _breakdown(engine: _core.Engine, context: Any, *, dry: bool) -> tuple[int, int, int]:  # noqa: ANN401
+def _breakdown(engine: _core.Engine, context: Any, *, dry: bool) -> tuple[int, int, int, int]:  # noqa: ANN401
     address = ctypes.cast(context, ctypes.c_void_p).value
     assert address is not None
     return _core.memory_breakdown(address, engine.buffer_type_address, dry)

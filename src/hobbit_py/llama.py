@@ -23,6 +23,7 @@ from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, p
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
 from .stats import Stats
+from .vram import auto_vram, check_vram, choose_device, parse_vram, slot_bytes
 from .warm_start import load_hot_set, save_hot_set
 
 _DEFAULT_MAX_CTX = 4096
@@ -44,8 +45,14 @@ _OWN_KEYWORDS = frozenset(
         "router_filter",
         "warm_start",
         "progress",
+        "vram",
+        "expert_vram",
+        "device",
+        "unified",
+        "host_compute",
     ]
 )
+_N_PASSING_TOKENS = 4  # the slots in RAM, in tokens' worth, through which experts pass that all fit on the GPU
 ABSENT, LOADING, LO, HI = range(4)  # of `Llama.residency`
 _READY = 2  # of the engine's residency
 _live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
@@ -81,6 +88,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             run before remembered in the background, as far as there is room. Exact results never change.
         prefetch: Read ahead, while the drive is idle, what the next layers will probably want: True, False, the name of
             a predictor, or a `policies.Prefetch`; None: as the preset does. Never changes a result.
+        vram: Budget of a GPU's own memory in bytes, as text, or "auto": what is free of it. The dense weights go there
+            and the experts that are used most. None, with `device` and `unified` left out: everything runs on the CPU.
+        expert_vram: Bytes for the experts in the GPU's memory alone, instead of `vram`; for experiments. With
+            `device="CPU"` the same logic runs over ordinary memory.
+        device: ggml's name of the device that computes, "CUDA0"; None: the first GPU if `vram` or `unified` is given,
+            else the CPU.
+        unified: Whether the GPU shares the main memory, so that there is nothing to copy; None: what the device says.
+        host_compute: Whether the CPU may multiply by experts that the GPU lacks, where that is done sooner than a copy.
+            Its kernels round differently; without it results do not depend on what is resident.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
         n_threads: Compute threads; None: every core this process may use.
@@ -121,6 +137,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         eviction: EvictionPolicy | str | None = None,
         warm_start: bool = False,
         prefetch: bool | str | Prefetch | None = None,
+        vram: int | str | None = None,
+        expert_vram: int | str | None = None,
+        device: str | None = None,
+        unified: bool | None = None,
+        host_compute: bool = True,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
         n_threads: int | None = None,
@@ -142,6 +163,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         router_filter = chosen.router_filter(router_filter)
         expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
         budget_bytes = parse_budget(memory)
+        vram_bytes = parse_vram(vram)
+        expert_vram_bytes = None if expert_vram is None else parse_bytes(expert_vram)
+        chosen_device = choose_device(
+            _core.devices(), device=device, vram=vram, expert_vram=expert_vram, unified=unified
+        )
         path = os.fspath(model_path)
 
         self._own_arguments: dict[str, Any] = {
@@ -157,6 +183,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "prefetch": prefetch,
             "router_filter": router_filter,
             "warm_start": warm_start,
+            "vram": vram,
+            "expert_vram": expert_vram,
+            "device": device,
+            "unified": unified,
+            "host_compute": host_compute,
         }
         self._memory_bytes = 0
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
@@ -165,6 +196,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.lo_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
         engine_options = _core.EngineOptions()
+        engine_options.inner_device = chosen_device.name
         lo_path = choose_lo(path, lo, chosen.precision(precision))
         if lo_path is not None:
             engine_options.lo_path = os.fspath(lo_path)
@@ -188,6 +220,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         }
         if not engine.is_moe:
             self.note = "This model has no experts: it runs as plain llama.cpp, and the memory budget is not enforced."
+            if chosen_device.name != "CPU":
+                arguments.setdefault("n_gpu_layers", -1)
             super().__init__(path, **arguments)
             return
 
@@ -206,9 +240,17 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if budget_bytes is None:
             budget_bytes = auto_budget()
 
+        tier_options = _core.TierOptions()
+        ring_bytes = engine.device_bytes(tier_options) if chosen_device.has_tier else 0
+
         def before_load(model_params: Any) -> None:  # noqa: ANN401
-            if expert_memory_bytes is None:
+            if expert_memory_bytes is None or vram_bytes is not None:
                 context_needs = _host.measure(engine, model_params, self.context_params, verbose=verbose)
+                if vram_bytes is not None:
+                    check_vram(vram_bytes, context_needs.device_bytes + ring_bytes)
+            if expert_memory_bytes is None:
+                if not chosen_device.has_tier:  # the memory of a device is the host's
+                    context_needs = _on_host(context_needs)
                 needs = self._needs(context_needs, io_bytes=engine.io_bytes(loader_options))
                 check_budget(budget_bytes, needs, engine.token_slot_bytes, is_auto=is_auto)
 
@@ -216,24 +258,41 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             super().__init__(path, **arguments)
         self._engine = engine
 
+        in_use = _host.memory_of(self._ctx)
+        if chosen_device.has_tier:
+            if expert_vram_bytes is None:
+                used_bytes = in_use.device_bytes + ring_bytes
+                if vram_bytes is None:
+                    vram_bytes = auto_vram(_free_bytes(chosen_device.name), in_use.device_bytes)
+                expert_vram_bytes = slot_bytes(vram_bytes, used_bytes)
+            tier_options.expert_bytes = min(expert_vram_bytes, engine.all_device_bytes)
+        all_on_device = chosen_device.has_tier and tier_options.expert_bytes == engine.all_device_bytes
         if expert_memory_bytes is None:
             self._memory_bytes = budget_bytes
-            loaded = replace(_host.memory_of(self._ctx), dense_bytes=0, context_bytes=0)  # these are resident already
+            loaded = in_use if chosen_device.has_tier else _on_host(in_use)
+            loaded = replace(loaded, dense_bytes=0, context_bytes=0)  # these are resident already
             needs = self._needs(loaded, io_bytes=engine.io_bytes(loader_options))
             spare_bytes = max(0, budget_bytes - needs.total_bytes)
             loader_options.stream_bytes = min(max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
             needs = replace(needs, io_bytes=engine.io_bytes(loader_options))
             expert_memory_bytes = max(0, budget_bytes - needs.total_bytes)
-        loader_options.expert_memory_bytes = min(expert_memory_bytes, engine.all_slots_bytes)
+        if all_on_device:
+            expert_memory_bytes = min(expert_memory_bytes, _N_PASSING_TOKENS * engine.token_slot_bytes)
+        # Below a GPU both copies of an expert are of use: which is copied there is decided anew for every miss.
+        most_bytes = engine.all_slots_bytes + (engine.all_lo_slots_bytes if chosen_device.has_tier else 0)
+        loader_options.expert_memory_bytes = min(expert_memory_bytes, most_bytes)
         if lo_path is not None:
             settings = mixed_settings(engine.paths, lo_path, engine.n_expert_used, policy=policy, lo_share=lo_share)
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)
             loader_options.lo_share = settings.lo_share
-            if lo_share is None and expert_memory_bytes >= engine.all_slots_bytes:
+            if lo_share is None and not chosen_device.has_tier and expert_memory_bytes >= engine.all_slots_bytes:
                 loader_options.lo_share = 0.0  # every expert fits in hi
+            # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
+            tier_options.lo_share = lo_share or 0.0
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
-        loader_options.fill = prefetch_settings.predictor != "none"
+        loader_options.fill = prefetch_settings.predictor != "none" and not all_on_device
+        engine.set_host_compute(host_compute)
         eviction_used, self.eviction = chosen.eviction_for(engine.paths, loader_options.expert_memory_bytes)
         set_eviction(loader_options, eviction_used)
         try:
@@ -242,6 +301,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._engine = None  # it has no cache whose figures close() could keep
             self.close()
             raise HobbitError(_sentence(str(error))) from error
+        if chosen_device.has_tier:
+            engine.set_device_memory(tier_options)
+        if all_on_device:
+            engine.fill_device_memory()
         self._warm_start = warm_start
         if warm_start:
             copies = load_hot_set(self.model_paths)
@@ -321,7 +384,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             return self._last_stats
         loader = engine.loader_stats()
         counts = engine.step_counters()
-        return Stats(
+        stats = Stats(
             n_hits_hi=loader.n_hits_hi,
             n_hits_lo=loader.n_hits_lo,
             n_misses_hi=loader.n_misses_hi,
@@ -354,6 +417,23 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             expert_memory_bytes=engine.arena_bytes(),
             memory_bytes=self._memory_bytes,
             precision="mixed" if engine.has_lo else "exact",
+        )
+        if not engine.has_tier:
+            return stats
+        tier = engine.tier_stats()
+        return replace(
+            stats,
+            n_device_hits=tier.n_hits_hi + tier.n_hits_lo,
+            n_device_misses=tier.n_misses_hi + tier.n_misses_lo,
+            n_promoted=tier.n_promoted,
+            n_device_parts=tier.n_device_parts,
+            n_host_parts=tier.n_host_parts,
+            copied_bytes=tier.demand_bytes + tier.background_bytes,
+            copy_us=tier.copy_us,
+            copy_wait_us=tier.wait_us,
+            host_compute_us=tier.host_us,
+            resident_bytes_device=tier.resident_bytes_hi + tier.resident_bytes_lo,
+            device_expert_bytes=engine.device_expert_bytes,
         )
 
     def reset(self) -> None:
@@ -466,7 +546,18 @@ def _check_expert_keywords(keywords: dict[str, Any]) -> None:
     if keywords.get("vocab_only"):
         raise UsageError("vocab_only=True loads no weights; use llama_cpp.Llama for that.")
     if keywords.get("n_gpu_layers", 0) not in (0, -1):
-        raise UsageError("n_gpu_layers has no meaning here: this version computes on the CPU; leave it out.")
+        raise UsageError(
+            "n_gpu_layers has no meaning here: with vram all layers run on the GPU and without it none; leave it out."
+        )
+
+
+def _on_host(needs: _host.ContextNeeds) -> _host.ContextNeeds:
+    """The needs of a device that shares the host's memory: what it holds counts there."""
+    return replace(needs, compute_bytes=needs.compute_bytes + needs.device_bytes, device_bytes=0)
+
+
+def _free_bytes(device: str) -> int:
+    return next(info.free_bytes for info in _core.devices() if info.name == device)
 
 
 def _n_usable_cores() -> int:

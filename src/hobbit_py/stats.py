@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Final
 
 _GAUGES: Final = frozenset(
-    {"resident_bytes_hi", "resident_bytes_lo", "expert_memory_bytes", "memory_bytes", "precision", "dropped_mass"}
+    [
+        "resident_bytes_hi",
+        "resident_bytes_lo",
+        "expert_memory_bytes",
+        "memory_bytes",
+        "precision",
+        "dropped_mass",
+        "resident_bytes_device",
+        "device_expert_bytes",
+    ]
 )
 
 
@@ -55,6 +64,23 @@ class Stats:
     n_tokens: int = 0
     """Tokens computed, those of prompts included."""
 
+    n_device_hits: int = 0
+    """With a GPU that has memory of its own: experts wanted by a layer that were in it, and that were not. Hits, misses
+    and reads above are then about main memory, from which the missing ones come."""
+    n_device_misses: int = 0
+    n_promoted: int = 0
+    """Experts that were given a slot in the GPU's memory."""
+    n_device_parts: int = 0
+    """Matrices of missing experts that were copied for one use, and those that the CPU multiplied by."""
+    n_host_parts: int = 0
+    copied_bytes: int = 0
+    """Copied to the GPU, and how long that took, and how long a token waited for it."""
+    copy_us: int = 0
+    copy_wait_us: int = 0
+    host_compute_us: int = 0
+
+    resident_bytes_device: int = 0
+    device_expert_bytes: int = 0
     resident_bytes_hi: int = 0
     resident_bytes_lo: int = 0
     expert_memory_bytes: int = 0

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support import (
     N_CTX,
     ArenaSize,
-    Logits,
     ModelFactory,
     StockReference,
     arena_bytes,
+    assert_identical,
     eval_logits,
     expert_bytes_by_layer,
     expert_counts,
@@ -47,16 +46,6 @@ def hobbit_llama(
         n_threads_batch=n_threads,
         logits_all=True,
     )
-
-
-def assert_identical(found: Logits, expected: Logits) -> None:
-    assert found.shape == expected.shape
-    if not np.array_equal(found, expected):
-        differs = (found != expected).any(axis=1)
-        pytest.fail(
-            f"{differs.sum()} of {len(found)} tokens differ from stock, the first is token {differs.argmax()}, "
-            f"max abs difference {np.abs(found - expected).max()}"
-        )
 
 
 @pytest.mark.parametrize("arena", ArenaSize)

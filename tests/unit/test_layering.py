@@ -19,13 +19,14 @@ MAY_INCLUDE = {
     "store": set(),
     "loader": {"io", "cache", "policy"},
     "predict": {"loader", "cache", "policy"},
-    "moe": {"predict", "loader", "cache", "policy"},
+    "tier": {"cache", "policy"},
+    "moe": {"predict", "loader", "tier", "cache", "policy"},
     "device": {"moe"},
-    "engine": {"io", "cache", "policy", "store", "loader", "predict", "moe", "device"},
-    "bindings": {"io", "cache", "policy", "store", "loader", "predict", "moe", "device", "engine"},
+    "engine": {"io", "cache", "policy", "store", "loader", "predict", "tier", "moe", "device"},
+    "bindings": {"io", "cache", "policy", "store", "loader", "predict", "tier", "moe", "device", "engine"},
 }
 # ggml's types stop below these: what they hold can be tested without it.
-WITHOUT_GGML = {"base", "io", "cache", "policy", "loader", "predict"}
+WITHOUT_GGML = {"base", "io", "cache", "policy", "loader", "predict", "tier"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 
 

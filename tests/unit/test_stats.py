@@ -8,7 +8,16 @@ import pytest
 
 from hobbit_py.stats import Stats, peak_rss_bytes
 
-GAUGES = ("resident_bytes_hi", "resident_bytes_lo", "expert_memory_bytes", "memory_bytes", "precision", "dropped_mass")
+GAUGES = (
+    "resident_bytes_hi",
+    "resident_bytes_lo",
+    "expert_memory_bytes",
+    "memory_bytes",
+    "precision",
+    "dropped_mass",
+    "resident_bytes_device",
+    "device_expert_bytes",
+)
 
 
 def test_hit_rate_counts_both_precisions_and_skips() -> None:

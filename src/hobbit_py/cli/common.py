@@ -32,6 +32,9 @@ class ModelOptions:
     model: Path | None = None
     memory: int | str | None = None
     expert_memory: int | None = None
+    vram: int | str | None = None
+    device: str | None = None
+    unified: bool = False
     preset: str = "auto"
     eviction: str | None = None
     no_prefetch: bool = False
@@ -88,6 +91,9 @@ _MODEL_PARAMETERS = (
         "--memory", callback=_size_or_auto, metavar="SIZE|auto", help="Memory of the whole process. [default: auto]"
     ),
     click.option("--expert-memory", callback=_size, metavar="SIZE", help="Memory of the expert cache alone."),
+    click.option("--vram", callback=_size_or_auto, metavar="SIZE|auto", help="Use a GPU, and this much of its memory."),
+    click.option("--device", metavar="NAME", help="Device that computes. [default: CPU; the first GPU with --vram]"),
+    click.option("--unified", is_flag=True, help="The GPU shares the main memory (detected where the device says so)."),
     click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens."),
     click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads."),
     _PRESET,
@@ -205,6 +211,9 @@ def _construct(
     given: dict[str, Any] = {
         "memory": options.memory,
         "expert_memory": options.expert_memory,
+        "vram": options.vram,
+        "device": options.device,
+        "unified": options.unified or None,
         "lo": options.lo,
         "eviction": options.eviction,
         "prefetch": False if options.no_prefetch else None,

@@ -1,0 +1,35 @@
+// Where the experts of a step lie, for the device that multiplies by them.
+#pragma once
+
+#include "cache/copy_layout.h"
+#include "cache/expert_cache.h"
+#include "ggml-backend.h"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hobbit {
+
+// Weights in memory of one ggml buffer type.
+struct WeightArea {
+    ggml_backend_buffer_t buffer = nullptr;
+    std::byte *           data   = nullptr;
+};
+
+// Experts are numbered as in LayerStep::keys().
+class ExpertWeights {
+  public:
+    virtual ~ExpertWeights() = default;
+
+    virtual ExpertKey key(uint32_t key_idx) const = 0;
+    // None: the expert has no slot in this memory, its matrices lie alone.
+    virtual SlotRef slot(uint32_t key_idx) const = 0;
+    // A matrix of an expert without a slot. REQUIRES: it is there.
+    virtual WeightArea part(uint32_t key_idx, uint32_t part_idx) const = 0;
+
+    virtual const CopyLayouts & layouts() const                  = 0;
+    virtual uint32_t            n_slots(int32_t class_idx) const = 0;
+    virtual WeightArea          slots(int32_t class_idx) const   = 0; // all of a class, back to back
+};
+
+} // namespace hobbit

@@ -1,0 +1,82 @@
+// One layer on a device with memory of its own: experts that are there at once; of the others, each matrix is copied
+// for this one use or multiplied by on the host, whatever is done first (tier/step_plan.h).
+#pragma once
+
+#include "moe/device_weights.h"
+#include "moe/host_products.h"
+#include "tier/step_plan.h"
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace hobbit {
+
+class TieredLayer {
+  public:
+    explicit TieredLayer(ggml_backend_t device) : device_(device) {}
+
+    void set_n_threads(int n_threads);
+
+    // Finds out what is missing and begins to bring it. REQUIRES: step.select(); end() of the step before.
+    void begin(const LayerView & view, LayerStep & step);
+    // Lets go of everything. REQUIRES: what was added was computed.
+    void end();
+
+    bool                  all_resident() const { return missing_.empty(); }
+    const DeviceWeights & weights() const { return *weights_; }
+
+    // Adds the layer's nodes, up to `view.end_idx`; the last ones may be left to the next compute().
+    Status run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul);
+
+  private:
+    struct Copy { // of a matrix into the ring
+        uint32_t key_idx    = 0;
+        uint32_t part_idx   = 0;
+        int32_t  buffer_idx = -1; // not begun
+        bool     used       = false;
+    };
+
+    struct HostShare { // of a node: key indices
+        const ExpertNode *    node = nullptr;
+        std::vector<uint32_t> ready; // loaded when it was begun
+        std::vector<uint32_t> late;
+    };
+
+    void   plan();
+    void   pump();
+    void   begin_copy(Copy & copy, bool wait);
+    Status add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
+    Status complete_all(InnerGraph & inner, ExpertMatmul & matmul);
+    Status compute_host(InnerGraph & inner);
+    Status run_host();
+    Status compute_late(const HostShare & share);
+    Status complete_copies(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
+    Status wait_for_copy(const ExpertNode & node);
+    void   promote();
+    bool   reads_pending(const ggml_tensor * expert_node) const;
+    bool   is_loaded(uint32_t key_idx, uint32_t part_idx) const;
+    Place  place_of(uint32_t key_idx, uint32_t part_idx) const;
+
+    ggml_backend_t                device_;
+    std::unique_ptr<HostProducts> host_; // made when it is first needed
+    int                           n_threads_ = GGML_DEFAULT_N_THREADS;
+
+    const LayerView *               view_ = nullptr;
+    LayerStep *                     step_ = nullptr;
+    std::unique_ptr<TierStep>       tier_step_;
+    std::optional<DeviceWeights>    weights_;
+    std::optional<LoadedWeights>    loaded_;
+    std::vector<uint32_t>           missing_;                // key indices
+    std::vector<int32_t>            lease_idxs_;             // [key] of what is loaded; -1: on the device
+    StepPlan                        plan_;                   // of missing_
+    std::vector<Copy>               copies_;                 // in the order of use
+    size_t                          next_copy_ = 0;          // all before it were begun
+    std::vector<const ExpertNode *> pending_;                // nodes without their missing experts' rows
+    bool                            inputs_computed_ = true; // of the pending nodes
+    std::vector<HostShare>          host_shares_;
+    std::vector<int32_t>            buffers_; // [key]
+    std::vector<uint32_t>           ready_, wanted_, arrived_, lease_wanted_, lease_arrived_;
+};
+
+} // namespace hobbit

@@ -1,0 +1,108 @@
+#include "tier/copy_queue.h"
+
+#include <algorithm>
+#include <cassert>
+#include <chrono>
+#include <utility>
+
+namespace hobbit {
+
+CopyQueue::CopyQueue(DeviceMemory & memory, uint64_t chunk_bytes, Done done)
+    : memory_(memory), chunk_bytes_(chunk_bytes), done_(std::move(done)), thread_([this] { run(); }) {
+    assert(chunk_bytes > 0);
+}
+
+CopyQueue::~CopyQueue() {
+    {
+        MutexLock lock(mu_);
+        closing_ = true;
+        demand_.clear();
+        background_.clear();
+    }
+    changed_.notify_all();
+    thread_.join();
+}
+
+void CopyQueue::push(const CopyJob & job, bool is_demand) {
+    assert(job.n_bytes > 0);
+    {
+        MutexLock lock(mu_);
+        (is_demand ? demand_ : background_).push_back(job);
+    }
+    changed_.notify_all();
+}
+
+uint64_t CopyQueue::n_demand_bytes() const {
+    MutexLock lock(mu_);
+    uint64_t  n = 0;
+    for (const CopyJob & job : demand_) {
+        n += job.n_bytes;
+    }
+    return n;
+}
+
+CopyStats CopyQueue::stats() const {
+    MutexLock lock(mu_);
+    return stats_;
+}
+
+CopyQueue::Chunk CopyQueue::take_chunk() {
+    Chunk chunk;
+    chunk.is_demand            = !demand_.empty();
+    std::deque<CopyJob> & jobs = chunk.is_demand ? demand_ : background_;
+    CopyJob &             job  = jobs.front();
+    chunk.job                  = job;
+    chunk.job.n_bytes          = std::min(job.n_bytes, chunk_bytes_);
+    chunk.is_last              = chunk.job.n_bytes == job.n_bytes;
+    uint64_t & n_copied        = chunk.is_demand ? stats_.demand_bytes : stats_.background_bytes;
+    n_copied += chunk.job.n_bytes;
+    if (chunk.is_last) {
+        jobs.pop_front();
+    } else {
+        job.offset += chunk.job.n_bytes;
+        job.src += chunk.job.n_bytes;
+        job.n_bytes -= chunk.job.n_bytes;
+    }
+    return chunk;
+}
+
+void CopyQueue::run() {
+    using Clock = std::chrono::steady_clock;
+    Chunk             under_way; // the copy begun last
+    bool              is_busy = false;
+    Clock::time_point since; // when the link was last accounted for
+    for (;;) {
+        Chunk next;
+        bool  has_next = false;
+        {
+            MutexLock lock(mu_);
+            while (!is_busy && !closing_ && demand_.empty() && background_.empty()) {
+                changed_.wait(mu_);
+            }
+            if (is_busy) {
+                stats_.busy_us += static_cast<uint64_t>(
+                    std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since).count());
+            }
+            since = Clock::now();
+            if (!demand_.empty() || !background_.empty()) {
+                next     = take_chunk();
+                has_next = true;
+            } else if (!is_busy) {
+                return; // closing
+            }
+        }
+        if (has_next) {
+            memory_.copy(next.job.area_idx, next.job.offset, next.job.src, next.job.n_bytes);
+        }
+        if (is_busy) {
+            memory_.wait(has_next ? 1 : 0);
+            if (under_way.is_last) {
+                done_(under_way.job.tag);
+            }
+        }
+        under_way = next;
+        is_busy   = has_next;
+    }
+}
+
+} // namespace hobbit

@@ -1,0 +1,72 @@
+// Copies to the device in chunks, what a token waits for before what may be wanted later.
+//
+// A copy that has begun cannot be taken back, so long ones are cut: a demand waits for two chunks of others at most,
+// one on the link and one behind it that keeps the link busy.
+#pragma once
+
+#include "base/mutex.h"
+#include "tier/device_memory.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <thread>
+
+namespace hobbit {
+
+struct CopyJob {
+    uint64_t          tag      = 0; // the caller's
+    uint32_t          area_idx = 0;
+    uint64_t          offset   = 0;
+    const std::byte * src      = nullptr;
+    uint64_t          n_bytes  = 0;
+};
+
+struct CopyStats {
+    uint64_t demand_bytes     = 0; // copied for a token that waited
+    uint64_t background_bytes = 0;
+    uint64_t busy_us          = 0; // a copy was under way
+};
+
+class CopyQueue {
+  public:
+    // Called on the queue's thread, without a lock, once all bytes of a job have arrived; must not throw.
+    using Done = std::function<void(uint64_t tag)>;
+
+    CopyQueue(DeviceMemory & memory, uint64_t chunk_bytes, Done done);
+    // Drops what has not begun, waits for the rest. A dropped job has no completion.
+    ~CopyQueue();
+    CopyQueue(const CopyQueue &)             = delete;
+    CopyQueue & operator=(const CopyQueue &) = delete;
+
+    void push(const CopyJob & job, bool is_demand);
+
+    uint64_t  n_demand_bytes() const; // queued and not begun
+    CopyStats stats() const;
+
+  private:
+    struct Chunk {
+        CopyJob job; // of this chunk alone
+        bool    is_last   = false;
+        bool    is_demand = false;
+    };
+
+    void  run();
+    Chunk take_chunk() HOBBIT_REQUIRES(mu_);
+
+    DeviceMemory & memory_;
+    const uint64_t chunk_bytes_;
+    const Done     done_;
+
+    mutable Mutex                   mu_;
+    CondVar                         changed_;
+    std::deque<CopyJob> demand_     HOBBIT_GUARDED_BY(mu_);
+    std::deque<CopyJob> background_ HOBBIT_GUARDED_BY(mu_);
+    CopyStats stats_                HOBBIT_GUARDED_BY(mu_);
+    bool closing_                   HOBBIT_GUARDED_BY(mu_) = false;
+
+    std::thread thread_; // last: it uses the others
+};
+
+} // namespace hobbit

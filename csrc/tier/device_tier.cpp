@@ -1,0 +1,250 @@
+#include "tier/device_tier.h"
+
+#include "cache/invariant.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+namespace hobbit {
+
+namespace {
+
+// Enough to keep the link busy while the next layers find out what they miss.
+constexpr uint32_t max_promotions     = 2;
+constexpr uint64_t max_promoted_bytes = 64 << 20; // or this much, if experts are small
+
+constexpr uint64_t promotion_tag = uint64_t{1} << 63; // the rest is an index; without it, a buffer's
+
+} // namespace
+
+DeviceTier::DeviceTier(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, const TierShape & shape,
+                       DeviceMemory & memory, const TierOptions & options)
+    : layouts_(layouts), shape_(shape), options_(options),
+      policy_(make_eviction_policy({options.eviction, {}}, {n_expert, 0.25})),
+      cache_(layouts, shape.n_slots, [this](ExpertKey key) { return policy_->score(key); }),
+      buffers_(shape.n_buffers, BufferState::free),
+      queue_(memory, options.chunk_bytes, [this](uint64_t tag) { on_copied(tag); }) {
+    MutexLock lock(mu_);
+    for (const uint32_t n : shape.n_slots) {
+        states_.emplace_back(n, SlotState::free);
+    }
+}
+
+DeviceTier::~DeviceTier() { finish_promotions(); }
+
+DeviceTier::SlotState & DeviceTier::state_of(SlotRef slot) {
+    return states_[static_cast<size_t>(slot.class_idx)][static_cast<size_t>(slot.slot_idx)];
+}
+
+DeviceTier::SlotState DeviceTier::state_of(SlotRef slot) const {
+    return states_[static_cast<size_t>(slot.class_idx)][static_cast<size_t>(slot.slot_idx)];
+}
+
+uint64_t DeviceTier::copy_bytes(ExpertKey key) const {
+    uint64_t n = 0;
+    for (const PartLayout & part : layouts_.of(key).parts) {
+        n += part.n_bytes;
+    }
+    return n;
+}
+
+void DeviceTier::on_route(const Routing & routing) {
+    MutexLock lock(mu_);
+    policy_->on_route(routing);
+}
+
+void DeviceTier::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * resident) const {
+    std::fill(resident, resident + n, Resident::none);
+    MutexLock lock(mu_);
+    for (const Precision precision : {Precision::lo, Precision::hi}) {
+        for (uint32_t i = 0; layouts_.has(layer_idx, precision) && i < n; i++) {
+            const SlotRef slot = cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
+            if (slot && state_of(slot) == SlotState::ready) {
+                resident[i] = precision == Precision::hi ? Resident::hi : Resident::lo;
+            }
+        }
+    }
+}
+
+std::unique_ptr<TierStep> DeviceTier::begin(const std::vector<ExpertKey> & keys) {
+    std::vector<SlotRef> slots(keys.size());
+    {
+        MutexLock lock(mu_);
+        for (size_t i = 0; i < keys.size(); i++) {
+            const SlotRef slot = cache_.find(keys[i]);
+            const bool    hit  = slot && state_of(slot) == SlotState::ready;
+            if (hit) {
+                cache_.pin(slot);
+                slots[i] = slot;
+            }
+            (hit ? stats_.n_hits : stats_.n_misses)[static_cast<int>(keys[i].precision)]++;
+        }
+    }
+    return std::make_unique<TierStep>(*this, std::move(slots), keys);
+}
+
+bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold,
+                         bool only_free) {
+    std::vector<CopyJob> jobs;
+    {
+        MutexLock lock(mu_);
+        if (cache_.find(key) || (n_promoting_ >= max_promotions && promoting_bytes_ >= max_promoted_bytes)) {
+            return false;
+        }
+        if (only_free && cache_.n_free(static_cast<int32_t>(layouts_.of(key).class_idx)) == 0) {
+            return false;
+        }
+        const SlotRef slot = cache_.insert(key, Admission::if_better, options_.promotion_margin);
+        if (!slot) {
+            return false;
+        }
+        const uint64_t n_bytes  = copy_bytes(key);
+        uint64_t &     resident = stats_.resident_bytes[static_cast<int>(key.precision)];
+        resident -= state_of(slot) == SlotState::ready ? n_bytes : 0; // the evicted one's: the same class and precision
+        state_of(slot) = SlotState::copying;
+        cache_.pin(slot); // until it is complete
+        stats_.n_promoted++;
+        n_promoting_++;
+        promoting_bytes_ += n_bytes;
+
+        const auto unused = std::find_if(promotions_.begin(), promotions_.end(),
+                                         [](const Promotion & p) { return p.n_parts_left == 0; });
+        const auto idx    = static_cast<size_t>(unused - promotions_.begin());
+        if (unused == promotions_.end()) {
+            promotions_.emplace_back();
+        }
+        const auto & layout = layouts_.of(key).parts;
+        promotions_[idx]    = {slot, key, static_cast<uint32_t>(layout.size()), std::move(hold)};
+        const uint64_t base =
+            static_cast<uint64_t>(slot.slot_idx) * layouts_.classes[static_cast<size_t>(slot.class_idx)].slot_bytes;
+        for (size_t i = 0; i < layout.size(); i++) {
+            jobs.push_back({promotion_tag | idx, static_cast<uint32_t>(slot.class_idx), base + layout[i].data_offset,
+                            parts[i], layout[i].n_bytes});
+        }
+    }
+    for (const CopyJob & job : jobs) {
+        queue_.push(job, false);
+    }
+    return true;
+}
+
+void DeviceTier::on_copied(uint64_t tag) {
+    std::shared_ptr<const void> hold; // dropped after unlocking: it may call into the loader
+    {
+        MutexLock lock(mu_);
+        if ((tag & promotion_tag) == 0) {
+            buffers_[tag] = BufferState::ready;
+        } else {
+            Promotion & promotion = promotions_[tag & ~promotion_tag];
+            if (--promotion.n_parts_left == 0) {
+                hold                     = std::move(promotion.hold);
+                state_of(promotion.slot) = SlotState::ready;
+                cache_.unpin(promotion.slot);
+                n_promoting_--;
+                promoting_bytes_ -= copy_bytes(promotion.key);
+                stats_.resident_bytes[static_cast<int>(promotion.key.precision)] += copy_bytes(promotion.key);
+            }
+        }
+    }
+    hold.reset();
+    changed_.notify_all();
+}
+
+void DeviceTier::finish_promotions() {
+    MutexLock lock(mu_);
+    while (n_promoting_ > 0) {
+        changed_.wait(mu_);
+    }
+}
+
+void DeviceTier::fix_complete_layers() {
+    MutexLock    lock(mu_);
+    const auto & layers = layouts_.layouts[static_cast<int>(Precision::hi)];
+    fixed_slots_.resize(layers.size(), -1);
+    for (uint16_t layer_idx = 0; layer_idx < layers.size(); layer_idx++) {
+        if (fixed_slots_[layer_idx] >= 0 || layers[layer_idx].n_expert == 0) {
+            continue;
+        }
+        const SlotRef first       = cache_.find({layer_idx, 0, Precision::hi});
+        bool          is_complete = true;
+        for (uint16_t expert_idx = 0; is_complete && expert_idx < layers[layer_idx].n_expert; expert_idx++) {
+            const SlotRef slot = cache_.find({layer_idx, expert_idx, Precision::hi});
+            is_complete = slot && state_of(slot) == SlotState::ready && slot.slot_idx == first.slot_idx + expert_idx;
+        }
+        if (is_complete) {
+            fixed_slots_[layer_idx] = first.slot_idx;
+            for (uint16_t expert_idx = 0; expert_idx < layers[layer_idx].n_expert; expert_idx++) {
+                cache_.pin(cache_.find({layer_idx, expert_idx, Precision::hi}));
+            }
+        }
+    }
+}
+
+void DeviceTier::on_host_work(const HostWork & work) {
+    MutexLock lock(mu_);
+    meter_.on_host_work(work);
+    stats_.n_host_parts += work.n_parts;
+    stats_.host_us += static_cast<uint64_t>(work.duration_us);
+}
+
+void DeviceTier::on_host_unused() {
+    MutexLock lock(mu_);
+    meter_.on_host_unused();
+}
+
+TierCosts DeviceTier::costs() {
+    const CopyStats copied = queue_.stats();
+    MutexLock       lock(mu_);
+    meter_.on_copied(copied.demand_bytes + copied.background_bytes, copied.busy_us);
+    return meter_.costs();
+}
+
+TierStats DeviceTier::stats() const {
+    const CopyStats copied = queue_.stats();
+    MutexLock       lock(mu_);
+    TierStats       stats = stats_;
+    stats.n_evictions     = cache_.n_evictions();
+    stats.copy            = copied;
+    return stats;
+}
+
+std::vector<uint8_t> DeviceTier::residency(uint16_t layer_idx, Precision precision) const {
+    if (!layouts_.has(layer_idx, precision)) {
+        return {};
+    }
+    MutexLock            lock(mu_);
+    std::vector<uint8_t> out(layouts_.of({layer_idx, 0, precision}).n_expert, 0);
+    for (size_t i = 0; i < out.size(); i++) {
+        const SlotRef slot = cache_.find({layer_idx, static_cast<uint16_t>(i), precision});
+        out[i]             = slot ? (state_of(slot) == SlotState::ready ? 2 : 1) : 0;
+    }
+    return out;
+}
+
+void DeviceTier::check_invariants() const {
+    MutexLock lock(mu_);
+    cache_.check_invariants();
+    uint32_t n_copying              = 0;
+    uint64_t resident[n_precisions] = {};
+    for (size_t c = 0; c < states_.size(); c++) {
+        for (size_t i = 0; i < states_[c].size(); i++) {
+            const SlotRef slot{static_cast<int32_t>(c), static_cast<int32_t>(i)};
+            if (states_[c][i] == SlotState::free) {
+                continue;
+            }
+            const ExpertKey key = cache_.key_of(slot);
+            check_invariant(cache_.find(key) == slot, "a slot that is not free is found by its key");
+            n_copying += states_[c][i] == SlotState::copying ? 1 : 0;
+            check_invariant(states_[c][i] == SlotState::ready || cache_.n_pins(slot) > 0,
+                            "a slot being copied is pinned");
+            resident[static_cast<int>(key.precision)] += states_[c][i] == SlotState::ready ? copy_bytes(key) : 0;
+        }
+    }
+    check_invariant(n_copying == n_promoting_, "each slot being copied has its promotion");
+    for (int p = 0; p < n_precisions; p++) {
+        check_invariant(resident[p] == stats_.resident_bytes[p], "resident bytes are those of the ready slots");
+    }
+}
+
+} // namespace hobbit

@@ -1,0 +1,173 @@
+// The experts in a device's own memory: the tier above the loader's.
+//
+// Slots hold whole experts, the most used ones; a small ring of buffers takes single matrices that a layer needs only
+// now. The tier does not read: what it copies lies in the host's memory, and its owner keeps it there by a `hold` until
+// the copy is done.
+//
+// Locks: `mu_` guards all state; it is never held while copying, waiting for the device or dropping a hold.
+#pragma once
+
+#include "base/mutex.h"
+#include "base/types.h"
+#include "cache/copy_layout.h"
+#include "cache/expert_cache.h"
+#include "policy/eviction.h"
+#include "tier/copy_queue.h"
+#include "tier/tier_costs.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace hobbit {
+
+struct TierOptions {
+    uint64_t    expert_bytes     = 0;        // slots
+    double      lo_share         = 0.5;      // of expert_bytes, for lo copies (if the model has any)
+    uint64_t    ring_bytes       = 64 << 20; // at least three buffers of the largest matrix are made, at most 64
+    uint64_t    chunk_bytes      = 4 << 20;
+    double      promotion_margin = 1.0; // uses that a newcomer must be ahead of what would go: less is noise
+    std::string eviction         = "frequency";
+};
+
+// How the device's memory is divided: an area for each class of slots, then one for the ring.
+struct TierShape {
+    std::vector<uint32_t> n_slots; // [class]
+    uint64_t              buffer_bytes = 0;
+    uint32_t              n_buffers    = 0;
+    std::vector<uint64_t> area_bytes; // [class], then the ring
+
+    uint32_t ring_area() const { return static_cast<uint32_t>(n_slots.size()); }
+};
+
+// `largest_bytes`: room that the largest single matrix needs. `max_area_bytes`: of a device that has such a limit.
+TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64_t max_area_bytes,
+                     const TierOptions & options);
+
+struct TierStats {
+    uint64_t  n_hits[n_precisions]         = {}; // an expert wanted by a layer step was on the device
+    uint64_t  n_misses[n_precisions]       = {};
+    uint64_t  n_promoted                   = 0; // experts that were given a slot
+    uint64_t  n_evictions                  = 0;
+    uint64_t  n_device_parts               = 0; // matrices of missing experts that were copied for one use ...
+    uint64_t  n_host_parts                 = 0; // ... and that the host multiplied by
+    uint64_t  wait_us                      = 0; // compute waited for a copy
+    uint64_t  host_us                      = 0; // the host computed
+    uint64_t  resident_bytes[n_precisions] = {};
+    CopyStats copy;
+};
+
+class TierStep;
+
+class DeviceTier {
+  public:
+    // All are borrowed for the tier's life; the areas of `memory` are as `shape` says. `n_expert` is [n_layers]. Throws
+    // std::invalid_argument (unknown eviction policy).
+    DeviceTier(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expert, const TierShape & shape,
+               DeviceMemory & memory, const TierOptions & options);
+    // REQUIRES: no TierStep lives.
+    ~DeviceTier();
+    DeviceTier(const DeviceTier &)             = delete;
+    DeviceTier & operator=(const DeviceTier &) = delete;
+
+    const CopyLayouts & layouts() const { return layouts_; }
+    const TierShape &   shape() const { return shape_; }
+
+    // Tells the eviction policy what a layer routed.
+    void on_route(const Routing & routing);
+    // The best copy of each expert that is on the device and complete. expert_idxs [n], resident [n].
+    void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * resident) const;
+
+    // Pins those of `keys` that are on the device.
+    std::unique_ptr<TierStep> begin(const std::vector<ExpertKey> & keys);
+
+    // Copies an expert into a slot in the background if it is worth more than what would go. `parts` [part] is its data
+    // in the host's memory, which `hold` keeps as it is. False: it is there or on its way, or not worth it, or enough
+    // others are on their way. With `only_free`, nothing goes for it.
+    bool promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold,
+                 bool only_free = false);
+    // Waits for all promotions.
+    void finish_promotions();
+
+    // Layers all of whose hi experts lie in consecutive slots keep them from now on; fixed_slot() tells the first slot,
+    // or -1. Their selected ids need not be known to the host.
+    void    fix_complete_layers();
+    int32_t fixed_slot(uint16_t layer_idx) const {
+        return layer_idx < fixed_slots_.size() ? fixed_slots_[layer_idx] : -1;
+    }
+
+    void      on_host_work(const HostWork & work);
+    void      on_host_unused();
+    TierCosts costs();
+    TierStats stats() const;
+    // [n_expert] of 0 absent, 1 being copied, 2 ready.
+    std::vector<uint8_t> residency(uint16_t layer_idx, Precision precision) const;
+    void                 check_invariants() const;
+
+  private:
+    friend class TierStep;
+    enum class SlotState : uint8_t { free, copying, ready };
+    enum class BufferState : uint8_t { free, copying, ready };
+    struct Promotion {
+        SlotRef                     slot;
+        ExpertKey                   key;
+        uint32_t                    n_parts_left = 0; // 0: no promotion
+        std::shared_ptr<const void> hold;
+    };
+
+    void        on_copied(uint64_t tag);
+    SlotState & state_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
+    SlotState   state_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
+    uint64_t    copy_bytes(ExpertKey key) const;
+
+    const CopyLayouts &  layouts_;
+    const TierShape      shape_;
+    const TierOptions    options_;
+    std::vector<int32_t> fixed_slots_; // [layer]; written before graphs are computed
+
+    mutable Mutex                               mu_;
+    CondVar                                     changed_; // a copy is complete, or a buffer free
+    std::unique_ptr<EvictionPolicy> policy_     HOBBIT_GUARDED_BY(mu_);
+    ExpertCache cache_                          HOBBIT_GUARDED_BY(mu_);
+    std::vector<std::vector<SlotState>> states_ HOBBIT_GUARDED_BY(mu_); // [class][slot]
+    std::vector<BufferState> buffers_           HOBBIT_GUARDED_BY(mu_);
+    std::vector<Promotion> promotions_          HOBBIT_GUARDED_BY(mu_); // slab
+    uint64_t promoting_bytes_                   HOBBIT_GUARDED_BY(mu_) = 0;
+    uint32_t n_promoting_                       HOBBIT_GUARDED_BY(mu_) = 0;
+    TierStats stats_                            HOBBIT_GUARDED_BY(mu_); // without n_evictions and copy
+    CostMeter meter_                            HOBBIT_GUARDED_BY(mu_);
+
+    CopyQueue queue_; // last: its thread uses the others
+};
+
+// The experts of one layer for one batch, those on the device pinned until it is destroyed. Used by one thread.
+class TierStep {
+  public:
+    TierStep(DeviceTier & tier, std::vector<SlotRef> slots, std::vector<ExpertKey> keys);
+    ~TierStep(); // waits for its copies
+    TierStep(const TierStep &)             = delete;
+    TierStep & operator=(const TierStep &) = delete;
+
+    // None: not on the device.
+    SlotRef slot(uint32_t key_idx) const { return slots_[key_idx]; }
+
+    // Begins to copy a matrix into a buffer of the ring and returns its index; -1 if none is free. With `wait`, waits
+    // for one that other steps hold. REQUIRES with `wait`: this step holds none (or both might wait for each other).
+    int32_t begin_copy(const std::byte * src, uint64_t n_bytes, bool wait);
+    bool    is_copied(int32_t buffer_idx) const;
+    void    wait_copy(int32_t buffer_idx);
+    // The buffer's data, as an offset into the ring's area.
+    uint64_t offset(int32_t buffer_idx) const { return static_cast<uint64_t>(buffer_idx) * tier_.shape_.buffer_bytes; }
+    // What reads the buffer was computed. REQUIRES: wait_copy().
+    void     release(int32_t buffer_idx);
+    uint32_t n_held() const { return static_cast<uint32_t>(held_.size()); }
+
+  private:
+    DeviceTier &           tier_;
+    std::vector<SlotRef>   slots_; // [key]
+    std::vector<ExpertKey> keys_;
+    std::vector<int32_t>   held_; // buffers
+};
+
+} // namespace hobbit

@@ -1,0 +1,80 @@
+#include "tier/device_tier.h"
+
+#include <algorithm>
+#include <cassert>
+#include <chrono>
+#include <utility>
+
+namespace hobbit {
+
+TierStep::TierStep(DeviceTier & tier, std::vector<SlotRef> slots, std::vector<ExpertKey> keys)
+    : tier_(tier), slots_(std::move(slots)), keys_(std::move(keys)) {}
+
+TierStep::~TierStep() {
+    while (!held_.empty()) { // only after a failure: the buffer must not be copied into once it is somebody else's
+        wait_copy(held_.back());
+        release(held_.back());
+    }
+    MutexLock lock(tier_.mu_);
+    for (const SlotRef slot : slots_) {
+        if (slot) {
+            tier_.cache_.unpin(slot);
+        }
+    }
+}
+
+int32_t TierStep::begin_copy(const std::byte * src, uint64_t n_bytes, bool wait) {
+    assert(n_bytes <= tier_.shape_.buffer_bytes && !(wait && !held_.empty()));
+    int32_t buffer_idx = -1;
+    {
+        MutexLock lock(tier_.mu_);
+        auto &    buffers = tier_.buffers_;
+        for (;;) {
+            const auto found = std::find(buffers.begin(), buffers.end(), DeviceTier::BufferState::free);
+            if (found != buffers.end()) {
+                *found     = DeviceTier::BufferState::copying;
+                buffer_idx = static_cast<int32_t>(found - buffers.begin());
+                break;
+            }
+            if (!wait) {
+                return -1;
+            }
+            tier_.changed_.wait(tier_.mu_);
+        }
+        tier_.stats_.n_device_parts++;
+    }
+    held_.push_back(buffer_idx);
+    tier_.queue_.push({static_cast<uint64_t>(buffer_idx), tier_.shape_.ring_area(), offset(buffer_idx), src, n_bytes},
+                      true);
+    return buffer_idx;
+}
+
+bool TierStep::is_copied(int32_t buffer_idx) const {
+    MutexLock lock(tier_.mu_);
+    return tier_.buffers_[static_cast<size_t>(buffer_idx)] == DeviceTier::BufferState::ready;
+}
+
+void TierStep::wait_copy(int32_t buffer_idx) {
+    using Clock = std::chrono::steady_clock;
+    MutexLock lock(tier_.mu_);
+    if (tier_.buffers_[static_cast<size_t>(buffer_idx)] == DeviceTier::BufferState::ready) {
+        return;
+    }
+    const Clock::time_point start = Clock::now();
+    while (tier_.buffers_[static_cast<size_t>(buffer_idx)] != DeviceTier::BufferState::ready) {
+        tier_.changed_.wait(tier_.mu_);
+    }
+    tier_.stats_.wait_us +=
+        static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
+}
+
+void TierStep::release(int32_t buffer_idx) {
+    held_.erase(std::find(held_.begin(), held_.end(), buffer_idx));
+    {
+        MutexLock lock(tier_.mu_);
+        tier_.buffers_[static_cast<size_t>(buffer_idx)] = DeviceTier::BufferState::free;
+    }
+    tier_.changed_.notify_all();
+}
+
+} // namespace hobbit

@@ -1,0 +1,118 @@
+"""A tier of its own above main memory never changes what exact mode computes.
+
+The CPU stands for the device: its memory is then a second one that only the tier's copies write, and since both sides
+run the same kernels, logits must be stock's bit for bit, whatever was copied, promoted or computed on the host.
+"""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support import (
+    N_CTX,
+    ArenaSize,
+    ModelFactory,
+    StockReference,
+    arena_bytes,
+    assert_identical,
+    eval_logits,
+    make_prompt,
+)
+
+import hobbit_py
+
+DECODE = make_prompt(8, seed=1)
+
+
+def tiered_llama(
+    path: Path, *, expert_vram: int, expert_memory: int, host_compute: bool = True, lo: Path | None = None
+) -> hobbit_py.Llama:
+    return hobbit_py.Llama(
+        str(path),
+        device="CPU",
+        expert_vram=expert_vram,
+        expert_memory=expert_memory,
+        host_compute=host_compute,
+        precision="exact" if lo is None else "mixed",
+        lo=lo,
+        n_ctx=N_CTX,
+        n_threads=1,
+        n_threads_batch=1,
+        logits_all=True,
+    )
+
+
+@pytest.mark.parametrize("host_compute", [False, True])
+@pytest.mark.parametrize("vram", [None, *ArenaSize])
+@pytest.mark.parametrize("n_prompt", [1, 7, 64])
+@pytest.mark.parametrize("arch", ["qwen3moe", "llama", "gpt-oss", "deepseek2-fused", "lfm2moe", "grovemoe"])
+def test_architectures(
+    tiny_model: ModelFactory,
+    stock_reference: StockReference,
+    arch: str,
+    n_prompt: int,
+    vram: ArenaSize | None,
+    host_compute: bool,
+) -> None:
+    path = tiny_model(arch)
+    prompt = make_prompt(n_prompt)
+    expert_vram = 0 if vram is None else arena_bytes(path, vram)
+    expert_memory = arena_bytes(path, ArenaSize.ALL)
+    with closing(
+        tiered_llama(path, expert_vram=expert_vram, expert_memory=expert_memory, host_compute=host_compute)
+    ) as model:
+        logits = eval_logits(model, prompt, DECODE)
+        stats = model.stats()
+        engine = model._engine
+        assert engine is not None
+        engine.check_tier_invariants()
+        engine.check_invariants()
+    assert_identical(logits, stock_reference(path, prompt, DECODE))
+    assert stats.resident_bytes_device <= expert_vram
+    if vram is ArenaSize.ALL:
+        assert stats.n_device_misses == 0
+    else:
+        assert stats.n_device_misses > 0
+        assert stats.n_device_parts + stats.n_host_parts > 0
+    if not host_compute:
+        assert stats.n_host_parts == 0
+    if vram is None:
+        assert stats.n_promoted == 0
+
+
+@pytest.mark.parametrize("host_compute", [False, True])
+@pytest.mark.parametrize("memory", [None, ArenaSize.ONE_TOKEN, ArenaSize.QUARTER])
+def test_three_tiers(
+    tiny_model: ModelFactory, stock_reference: StockReference, memory: ArenaSize | None, host_compute: bool
+) -> None:
+    """Experts come from the drive through main memory, or only through its stream buffers."""
+    path = tiny_model("qwen3moe")
+    prompt = make_prompt(64)
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
+            expert_memory=0 if memory is None else arena_bytes(path, memory),
+            host_compute=host_compute,
+        )
+    ) as model:
+        logits = eval_logits(model, prompt, DECODE)
+        stats = model.stats()
+    assert_identical(logits, stock_reference(path, prompt, DECODE))
+    assert stats.read_bytes > 0
+    assert stats.n_device_misses > 0
+
+
+def test_later_sequences(tiny_model: ModelFactory, stock_reference: StockReference) -> None:
+    path = tiny_model("llama")
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.QUARTER),
+            expert_memory=arena_bytes(path, ArenaSize.ALL),
+        )
+    ) as model:
+        for seed in range(3):
+            prompt = make_prompt(20, seed=seed)
+            assert_identical(eval_logits(model, prompt, DECODE), stock_reference(path, prompt, DECODE))
+        assert model.stats().n_promoted > 0

@@ -1,0 +1,279 @@
+// The tier of a device: what is resident is right, what is in use stays, what is worth more comes in.
+#include "fake_device.h"
+#include "loader_fixture.h"
+#include "tier/device_tier.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <thread>
+
+namespace hobbit {
+
+namespace {
+
+using testing::FakeDevice;
+using testing::TinyModel;
+
+constexpr uint64_t device_align = 256;
+
+CopyLayouts device_layouts(const TinyModel & model, bool has_lo) {
+    std::vector<CopySpec> specs;
+    for (int p = 0; p < (has_lo ? 2 : 1); p++) {
+        for (uint16_t layer_idx = 0; layer_idx < model.layers.size(); layer_idx++) {
+            CopySpec spec;
+            spec.layer_idx = layer_idx;
+            spec.precision = static_cast<Precision>(p);
+            spec.n_expert  = model.layers[layer_idx].n_expert;
+            spec.n_used    = 2;
+            for (uint32_t part = 0; part < model.layers[layer_idx].part_bytes.size(); part++) {
+                const uint64_t n = model.part_bytes(layer_idx, part, spec.precision);
+                spec.parts.push_back({model.tensor_offsets[p][part][layer_idx], n, n + 100});
+            }
+            specs.push_back(spec);
+        }
+    }
+    return make_device_layouts(specs, device_align);
+}
+
+TierOptions small_options(uint64_t expert_bytes) {
+    TierOptions options;
+    options.expert_bytes = expert_bytes;
+    options.ring_bytes   = 0; // the least number of buffers
+    options.chunk_bytes  = 1'000;
+    return options;
+}
+
+struct Bench {
+    TinyModel   model;
+    CopyLayouts layouts;
+    TierShape   shape;
+    FakeDevice  device;
+    DeviceTier  tier;
+
+    explicit Bench(TinyModel tiny, uint32_t n_slots, double us_per_byte = 0.0, bool has_lo = false)
+        : model(std::move(tiny)), layouts(device_layouts(model, has_lo)),
+          shape(shape_tier(layouts, largest_part_bytes(layouts), UINT64_MAX,
+                           small_options(n_slots * layouts.classes[0].slot_bytes))),
+          device(shape.area_bytes, us_per_byte), tier(layouts, model.n_expert(), shape, device, small_options(0)) {}
+
+    ~Bench() { tier.check_invariants(); }
+
+    const std::byte * source(ExpertKey key, uint32_t part_idx) const {
+        const FileExtent e = model.extent(key, part_idx);
+        return model.files[e.file_idx].data() + e.offset;
+    }
+
+    bool promote(ExpertKey key, std::shared_ptr<const void> hold = nullptr, bool only_free = false) {
+        const std::byte * parts[max_parts] = {};
+        for (uint32_t i = 0; i < layouts.of(key).parts.size(); i++) {
+            parts[i] = source(key, i);
+        }
+        return tier.promote(key, parts, std::move(hold), only_free);
+    }
+
+    bool is_right(ExpertKey key, SlotRef slot) const {
+        const CopyLayout & layout = layouts.of(key);
+        bool               right  = true;
+        for (uint32_t i = 0; i < layout.parts.size(); i++) {
+            const uint64_t offset =
+                static_cast<uint64_t>(slot.slot_idx) * layouts.classes[layout.class_idx].slot_bytes +
+                layout.parts[i].data_offset;
+            right = right && model.is_right(key, i, device.data(static_cast<uint32_t>(slot.class_idx), offset));
+        }
+        return right;
+    }
+
+    void route(uint16_t layer_idx, const std::vector<int32_t> & expert_idxs) {
+        tier.on_route({layer_idx, static_cast<uint32_t>(expert_idxs.size()), 1, expert_idxs.data(), nullptr});
+    }
+};
+
+TinyModel two_layers() { return TinyModel({{8, {3'000, 3'000, 2'500}}, {8, {3'000, 3'000, 2'500}}}); }
+
+TEST_CASE("a promoted expert is found, and its bytes are right") {
+    Bench bench(two_layers(), 4);
+    CHECK(bench.tier.begin(bench.model.keys(0, {3}))->slot(0) == SlotRef{});
+    bench.route(0, {3});
+    REQUIRE(bench.promote({0, 3}));
+    CHECK_FALSE(bench.promote({0, 3})); // it is on its way, or there
+    bench.tier.finish_promotions();
+    const auto step = bench.tier.begin(bench.model.keys(0, {2, 3}));
+    CHECK_FALSE(step->slot(0));
+    REQUIRE(step->slot(1));
+    CHECK(bench.is_right({0, 3}, step->slot(1)));
+    const TierStats stats = bench.tier.stats();
+    CHECK(stats.n_hits[0] == 1);
+    CHECK(stats.n_misses[0] == 2);
+    CHECK(stats.resident_bytes[0] == 8'500);
+    CHECK(stats.copy.background_bytes == 8'500);
+}
+
+TEST_CASE("a newcomer must be worth more than what goes, by the margin") {
+    Bench bench(two_layers(), 1);
+    bench.route(0, {1});
+    bench.route(0, {2});
+    REQUIRE(bench.promote({0, 1}));
+    bench.tier.finish_promotions();
+    CHECK_FALSE(bench.promote({0, 2})); // as much
+    CHECK_FALSE(bench.promote({0, 2}, nullptr, true));
+    bench.route(0, {2});
+    bench.route(0, {2});
+    CHECK_FALSE(bench.promote({0, 2}, nullptr, true)); // no slot is free
+    REQUIRE(bench.promote({0, 2}));
+    bench.tier.finish_promotions();
+    const auto step = bench.tier.begin(bench.model.keys(0, {1, 2}));
+    CHECK_FALSE(step->slot(0));
+    CHECK(bench.is_right({0, 2}, step->slot(1)));
+    CHECK(bench.tier.stats().n_evictions == 1);
+}
+
+TEST_CASE("what a step uses does not go") {
+    Bench bench(two_layers(), 1);
+    bench.route(0, {1});
+    REQUIRE(bench.promote({0, 1}));
+    bench.tier.finish_promotions();
+    const auto step = bench.tier.begin(bench.model.keys(0, {1}));
+    for (int i = 0; i < 10; i++) {
+        bench.route(0, {2});
+    }
+    CHECK_FALSE(bench.promote({0, 2}));
+    CHECK(bench.is_right({0, 1}, step->slot(0)));
+}
+
+TEST_CASE("the source is held until the copy is done, and no longer") {
+    Bench bench(two_layers(), 4, 0.2);
+    auto  hold = std::make_shared<int>(0);
+    REQUIRE(bench.promote({0, 1}, hold));
+    CHECK(hold.use_count() == 2);
+    bench.tier.finish_promotions();
+    while (hold.use_count() > 1) { // dropped right after
+        std::this_thread::yield();
+    }
+    CHECK(hold.use_count() == 1);
+}
+
+TEST_CASE("a matrix for one use passes promotions, and its buffer is used again") {
+    Bench bench(two_layers(), 8, 0.05);
+    bench.route(0, {0});
+    REQUIRE(bench.promote({0, 0}));
+    const auto step = bench.tier.begin(bench.model.keys(0, {4, 5, 6, 7}));
+    for (int round = 0; round < 3; round++) {
+        std::vector<int32_t> buffers;
+        for (uint16_t e = 4; e < 7; e++) {
+            buffers.push_back(step->begin_copy(bench.source({0, e}, 0), 3'000, false));
+            REQUIRE(buffers.back() >= 0);
+        }
+        CHECK(step->begin_copy(bench.source({0, 7}, 0), 3'000, false) < 0); // three buffers
+        for (uint16_t e = 4; e < 7; e++) {
+            step->wait_copy(buffers[e - 4u]);
+            CHECK(step->is_copied(buffers[e - 4u]));
+            CHECK(bench.model.is_right({0, e}, 0,
+                                       bench.device.data(bench.shape.ring_area(), step->offset(buffers[e - 4u]))));
+            step->release(buffers[e - 4u]);
+        }
+    }
+    CHECK(bench.tier.stats().n_device_parts == 9);
+    CHECK(bench.tier.stats().copy.demand_bytes == 27'000);
+    CHECK(step->n_held() == 0);
+}
+
+TEST_CASE("a step that dies waits for its copies") {
+    Bench bench(two_layers(), 0, 0.2);
+    {
+        const auto step = bench.tier.begin(bench.model.keys(0, {4}));
+        REQUIRE(step->begin_copy(bench.source({0, 4}, 0), 3'000, false) >= 0);
+    }
+    const auto step = bench.tier.begin(bench.model.keys(0, {5}));
+    for (int i = 0; i < 3; i++) {
+        CHECK(step->begin_copy(bench.source({0, 5}, 0), 3'000, false) >= 0);
+    }
+}
+
+TEST_CASE("two steps share the ring") {
+    Bench            bench(two_layers(), 0, 0.01);
+    std::atomic<int> n_wrong{0};
+    const auto       work = [&](uint16_t layer_idx) {
+        for (uint16_t round = 0; round < 40; round++) {
+            const uint16_t expert_idx = round % 8;
+            const auto     step       = bench.tier.begin(bench.model.keys(layer_idx, {expert_idx}));
+            for (uint32_t part = 0; part < 3; part++) {
+                const ExpertKey key{layer_idx, expert_idx};
+                const int32_t   buffer = step->begin_copy(bench.source(key, part),
+                                                          bench.model.part_bytes(layer_idx, part, Precision::hi), true);
+                step->wait_copy(buffer);
+                n_wrong +=
+                    bench.model.is_right(key, part, bench.device.data(bench.shape.ring_area(), step->offset(buffer)))
+                        ? 0
+                        : 1;
+                step->release(buffer);
+            }
+        }
+    };
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 5; i++) { // more than buffers
+        threads.emplace_back(work, static_cast<uint16_t>(i % 2));
+    }
+    for (std::thread & thread : threads) {
+        thread.join();
+    }
+    CHECK(n_wrong == 0);
+}
+
+TEST_CASE("a layer that is whole and in order is fixed") {
+    Bench bench(two_layers(), 16);
+    for (uint16_t layer_idx = 0; layer_idx < 2; layer_idx++) {
+        for (uint16_t e = 0; e < (layer_idx == 0 ? 8 : 7); e++) {
+            REQUIRE(bench.promote({layer_idx, e}));
+            bench.tier.finish_promotions();
+        }
+    }
+    CHECK(bench.tier.fixed_slot(0) == -1);
+    bench.tier.fix_complete_layers();
+    CHECK(bench.tier.fixed_slot(0) == 0);
+    CHECK(bench.tier.fixed_slot(1) == -1); // one is missing
+    for (uint16_t e = 0; e < 8; e++) {
+        CHECK(bench.is_right({0, e}, SlotRef{0, e}));
+    }
+    REQUIRE(bench.promote({1, 7}));
+    bench.tier.finish_promotions();
+    bench.tier.fix_complete_layers();
+    CHECK(bench.tier.fixed_slot(1) == 8);
+}
+
+TEST_CASE("both precisions have slots of their own") {
+    Bench bench(TinyModel({{8, {3'000, 2'500}}}, true), 4, 0.0, true);
+    REQUIRE(bench.shape.n_slots.size() == 2);
+    REQUIRE(bench.shape.n_slots[1] > 0);
+    REQUIRE(bench.promote({0, 1, Precision::lo}));
+    REQUIRE(bench.promote({0, 1, Precision::hi}));
+    bench.tier.finish_promotions();
+    const int32_t expert_idxs[3] = {0, 1, 2};
+    REQUIRE(bench.promote({0, 2, Precision::lo}));
+    bench.tier.finish_promotions();
+    Resident resident[3] = {};
+    bench.tier.find_resident(0, expert_idxs, 3, resident);
+    CHECK(resident[0] == Resident::none);
+    CHECK(resident[1] == Resident::hi);
+    CHECK(resident[2] == Resident::lo);
+    for (const Precision precision : {Precision::hi, Precision::lo}) {
+        const auto step = bench.tier.begin(bench.model.keys(0, {1}, precision));
+        CHECK(bench.is_right({0, 1, precision}, step->slot(0)));
+    }
+}
+
+TEST_CASE("an area is never larger than the device allows") {
+    const TinyModel   model      = two_layers();
+    const CopyLayouts layouts    = device_layouts(model, false);
+    const uint64_t    slot_bytes = layouts.classes[0].slot_bytes;
+    const TierShape   shape      = shape_tier(layouts, 3'072, 5 * slot_bytes, small_options(100 * slot_bytes));
+    CHECK(shape.n_slots[0] == 5);
+    for (const uint64_t n_bytes : shape.area_bytes) {
+        CHECK(n_bytes <= 5 * slot_bytes);
+    }
+    CHECK(shape.n_buffers >= 3);
+}
+
+} // namespace
+
+} // namespace hobbit
