@@ -93,7 +93,7 @@ def test_the_hybrid_is_trained_once(tmp_path: Path) -> None:
     path = Path(shutil.copy(bundled_model(), tmp_path / "model.gguf"))
     with pytest.raises(hobbit_py.UsageError, match=r"was not trained for .*model\.gguf"):
         load(path, expert_memory="8MiB", prefetch="hybrid")
-    trained = train_predictor(path, sample_text().read_text(encoding="utf-8"), n_tokens=1536, memory="512MiB")
+    trained = train_predictor(path, sample_text().read_text(encoding="utf-8"), n_tokens=1536)
     assert trained.path.is_file()
     # What is further ahead leaves more to correct.
     assert trained.recall_hybrid[2] > trained.recall_gates[2]
