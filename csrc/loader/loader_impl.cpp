@@ -1,8 +1,9 @@
 #include "loader/loader_impl.h"
 
+#include "base/timeline.h"
+
 #include <algorithm>
 #include <cassert>
-#include <chrono>
 #include <utility>
 
 namespace hobbit {
@@ -11,11 +12,6 @@ namespace {
 
 // Two reads at once keep a drive busy enough, and leave threads on which a wanted one begins at once.
 constexpr uint32_t max_ahead_in_flight = 2;
-
-uint64_t now_us() {
-    const auto since = std::chrono::steady_clock::now().time_since_epoch();
-    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(since).count());
-}
 
 uint64_t copy_bytes(const CopyLayout & layout) {
     uint64_t n = 0;
@@ -143,7 +139,7 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
     std::vector<Promoted> promoted;
     n_live_steps_++;
     const uint64_t step_no = n_steps_++;
-    budget_.on_step(now_us());
+    budget_.on_step(Timeline::now_us());
 
     // All that is resident is pinned before anything is admitted: a step never evicts what it needs itself.
     for (uint32_t i = 0; i < leases.size(); i++) {
@@ -212,7 +208,7 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
 
 void Loader::Impl::note_free() {
     if (queue_.n_wanted() == 0) {
-        budget_.on_free(now_us());
+        budget_.on_free(Timeline::now_us());
     }
 }
 
@@ -267,7 +263,7 @@ std::vector<ReadOp> Loader::Impl::next_ops() {
     }
     if (!ops.empty()) {
         stats_.n_reads += ops.size();
-        budget_.on_submit(now_us());
+        budget_.on_submit(Timeline::now_us());
     }
     return ops;
 }
@@ -289,7 +285,7 @@ void Loader::Impl::on_completion(uint64_t tag, const Status & status) {
             n_bytes += piece.extent.n_bytes;
             settle(piece, status);
         }
-        budget_.on_complete(now_us(), n_bytes, queue_.n_in_flight());
+        budget_.on_complete(Timeline::now_us(), n_bytes, queue_.n_in_flight());
         note_free();
         ops = next_ops();
     }

@@ -16,6 +16,7 @@ from . import _host
 from ._host import _core, llama_cpp
 from ._native_policies import set_eviction, to_native, to_native_filter, to_native_hybrid, to_native_prefetch
 from .choice import choose
+from .cores import n_usable_cores
 from .errors import HobbitError, ModelFileError, UsageError
 from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
 from .mixed import check_lo, choose_lo, mixed_settings
@@ -210,7 +211,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if not n_ctx:
             n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
             n_ctx = n_ctx_train if n_ctx == 0 else min(_DEFAULT_MAX_CTX, n_ctx_train)
-        n_threads = n_threads or _n_usable_cores()
+        n_threads = n_threads or n_usable_cores()
         arguments = {
             **keywords,
             "n_ctx": n_ctx,
@@ -558,13 +559,6 @@ def _on_host(needs: _host.ContextNeeds) -> _host.ContextNeeds:
 
 def _free_bytes(device: str) -> int:
     return next(info.free_bytes for info in _core.devices() if info.name == device)
-
-
-def _n_usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def _sentence(message: str) -> str:

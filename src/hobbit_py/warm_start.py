@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from .atomic_file import write_text_atomically
 from .bundled import is_bundled
 
 SCHEMA = 1
@@ -47,7 +47,7 @@ def save_hot_set(model_paths: Sequence[str], copies: Sequence[Copy]) -> Path | N
         try:
             if path is cached:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, text)
+            write_text_atomically(path, text)
         except OSError:
             continue
         return path
@@ -80,17 +80,3 @@ def _copy(item: object) -> Copy:
 
 def _sizes(model_paths: Sequence[str]) -> list[int]:
     return [Path(path).stat().st_size for path in model_paths]
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise

@@ -41,14 +41,14 @@ def test_the_parts_of_a_split_model_share_one(model: str) -> None:
 
 def test_a_folder_that_cannot_be_written(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Root may write anywhere, so the refusal is made.
-    replace = warm_start._replace
+    replace = warm_start.write_text_atomically
 
     def refuse_beside(path: Path, text: str) -> None:
         if path.parent == Path(model).parent:
             raise PermissionError(13, "Permission denied")
         replace(path, text)
 
-    monkeypatch.setattr(warm_start, "_replace", refuse_beside)
+    monkeypatch.setattr(warm_start, "write_text_atomically", refuse_beside)
     saved = save_hot_set([model], COPIES)
     assert saved is not None
     assert saved.is_relative_to(tmp_path / "cache" / "hobbit_py")

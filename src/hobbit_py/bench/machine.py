@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .. import __version__
+from ..cores import n_usable_cores
 from ..pack.gguf_file import open_header
 from ..pack.source import open_model
 
@@ -65,14 +65,6 @@ def this_machine() -> Machine:
         hobbit_py=__version__,
         llama_cpp_python=version("llama-cpp-python"),
     )
-
-
-def n_usable_cores() -> int:
-    """Cores this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def processor_name() -> str:

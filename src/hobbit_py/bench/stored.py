@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..atomic_file import write_text_atomically
 from .runs import Figures
 
 SCHEMA = 1
@@ -52,12 +53,8 @@ def reuse_points(
 def save_bench(model_path: str | os.PathLike[str], stored: StoredBench) -> Path:
     """Writes the file, whole or not at all; raises OSError."""
     path = bench_path(model_path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps({"schema": SCHEMA, **dataclasses.asdict(stored)}, indent=2) + "\n", "utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(stored)}, indent=2)
+    write_text_atomically(path, text + "\n")
     return path
 
 

@@ -292,8 +292,9 @@ def command(
     MODEL is a GGUF file, the first part of a split one, or nothing for the small bundled model.
     """
     from ..bench.decode import RunShape
-    from ..bench.machine import model_sizes, n_usable_cores
+    from ..bench.machine import model_sizes
     from ..bench.runs import Setup, check_exact
+    from ..cores import n_usable_cores
     from ..pack import find_lo
 
     model = model_file(model)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..bench.drive import DriveError, best_random_reads
 from ..bundled import bundled_model
+from ..cores import n_usable_cores
 from ..errors import HobbitError, HostError
 from ..memory import available_bytes, total_memory_bytes
 from ..sizes import format_bytes
@@ -102,7 +103,7 @@ def _check_cpu_features() -> Check:
 
 
 def _check_threads() -> Check:
-    n_usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_usable = n_usable_cores()
     found = f"{n_usable} of {os.cpu_count()} may be used"
     spin = os.environ.get("GOMP_SPINCOUNT", "")
     active = os.environ.get("OMP_WAIT_POLICY", "").lower() == "active"

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from ..cores import n_usable_cores
 from ..errors import HobbitError, ModelFileError, UsageError
 from .fingerprint import Fingerprint
 from .gguf_file import open_header
@@ -65,7 +66,7 @@ def pack(
     """
     note = note or (lambda _sentence: None)
     lo = LoTypes.parse(lo) if isinstance(lo, str) else lo
-    n_threads = _n_usable_cores() if n_threads is None else n_threads
+    n_threads = n_usable_cores() if n_threads is None else n_threads
     if n_threads < 1:
         raise UsageError(f"n_threads is {n_threads} and must be at least 1.")
     model_path = Path(model_path)
@@ -272,10 +273,3 @@ def _check_importance(layout: LoLayout, imatrix: Imatrix | None, note: Note) -> 
     poor = {tensor.type.name for tensor in layout.tensors} & set(_POOR_WITHOUT_IMATRIX)
     if imatrix is None and poor:
         note(f"{' and '.join(sorted(poor))} lose much accuracy without an importance matrix; give one with --imatrix.")
-
-
-def _n_usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1

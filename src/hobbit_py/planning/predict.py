@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bench.drive import best_random_reads
-from ..bench.machine import n_usable_cores, processor_name
+from ..bench.machine import processor_name
 from ..bench.stored import StoredBench, load_bench
 from ..bundled import bundled_model
+from ..cores import n_usable_cores
 from ..errors import ModelFileError
 from ..inspection import Inspection, TensorGroup, inspect_model
 from ..memory import auto_budget

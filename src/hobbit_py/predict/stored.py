@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic_file import write_atomically
 from ..tune.stored import tuning_path
 from .training import HybridMaps
 
@@ -80,16 +79,10 @@ def _stack(matrices: Matrices) -> npt.NDArray[np.float32]:
 
 
 def _save(path: Path, model_paths: Sequence[str], **arrays: npt.ArrayLike) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, schema=np.int64(SCHEMA), model=_identity(model_paths), **arrays)  # type: ignore[arg-type]
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+    def write(file: BinaryIO) -> None:
+        np.savez(file, schema=np.int64(SCHEMA), model=_identity(model_paths), **arrays)  # type: ignore[arg-type]
+
+    write_atomically(path, write)
 
 
 def _load(path: Path, model_paths: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
-from ..atomic_file import write_atomically
+from ..atomic_file import write_text_atomically
 from ..policies.eviction import BUILT_INS
 
 SCHEMA = 2
@@ -75,7 +75,7 @@ def save_tuning(
     if eviction is not None:
         stored["eviction"] = dataclasses.asdict(eviction)
     text = json.dumps(stored, indent=2, allow_nan=False)
-    write_atomically(path, lambda file: _write(file, text))
+    write_text_atomically(path, text + "\n")
     return path
 
 
@@ -128,10 +128,6 @@ def _load(model_paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _write(file: BinaryIO, text: str) -> None:
-    file.write(text.encode() + b"\n")
 
 
 def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
