@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include "device/device.h"
+#include "engine/fill_tier.h"
 #include "io/pread_reader.h"
 #include "store/store_error.h"
 
@@ -248,35 +249,9 @@ void Engine::set_device_memory(const TierOptions & options) {
 }
 
 void Engine::fill_device_memory() {
-    for (uint16_t layer_idx = 0; layer_idx < experts_.layers.size(); layer_idx++) {
-        if (experts_.layers[layer_idx].n_expert == 0) {
-            continue;
-        }
-        const auto            n_parts = static_cast<uint32_t>(experts_.layers[layer_idx].parts[0].size());
-        std::vector<uint32_t> part_order(n_parts);
-        std::iota(part_order.begin(), part_order.end(), 0u);
-        for (uint16_t expert_idx = 0; expert_idx < experts_.layers[layer_idx].n_expert; expert_idx++) {
-            const ExpertKey                 key{layer_idx, expert_idx, Precision::hi};
-            const std::shared_ptr<LoadStep> step             = loader_->begin({key}, part_order, Admission::always);
-            const std::byte *               parts[max_parts] = {};
-            if (!step->leases()[0].slot) {
-                return; // no memory to bring it through: it comes when it is wanted
-            }
-            for (uint32_t part_idx = 0; part_idx < n_parts; part_idx++) {
-                std::vector<uint32_t> wanted{0}, arrived;
-                if (Status status = step->wait_any(part_idx, wanted, arrived); !status.ok()) {
-                    throw StoreError(status.message());
-                }
-                parts[part_idx] = step->data(0, part_idx);
-            }
-            if (!tier_->promote(key, parts, step)) {
-                tier_->finish_promotions();
-                tier_->promote(key, parts, step);
-            }
-        }
+    if (Status status = fill_tier(*loader_, *tier_); !status.ok()) {
+        throw StoreError(status.message());
     }
-    tier_->finish_promotions();
-    tier_->fix_complete_layers();
 }
 
 uint64_t Engine::all_device_bytes() const {

@@ -130,24 +130,26 @@ bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::sh
 }
 
 void DeviceTier::on_copied(uint64_t tag) {
-    std::shared_ptr<const void> hold; // dropped after unlocking: it may call into the loader
+    Promotion done;
     {
         MutexLock lock(mu_);
         if ((tag & promotion_tag) == 0) {
             buffers_[tag] = BufferState::ready;
-        } else {
-            Promotion & promotion = promotions_[tag & ~promotion_tag];
-            if (--promotion.n_parts_left == 0) {
-                hold                     = std::move(promotion.hold);
-                state_of(promotion.slot) = SlotState::ready;
-                cache_.unpin(promotion.slot);
-                n_promoting_--;
-                promoting_bytes_ -= copy_bytes(promotion.key);
-                stats_.resident_bytes[static_cast<int>(promotion.key.precision)] += copy_bytes(promotion.key);
-            }
+        } else if (--promotions_[tag & ~promotion_tag].n_parts_left == 0) {
+            done = std::move(promotions_[tag & ~promotion_tag]);
         }
     }
-    hold.reset();
+    if (done.slot) {
+        // Without the lock, since it may call into the loader; and first, so that what a finished promotion held is
+        // free.
+        done.hold.reset();
+        MutexLock lock(mu_);
+        state_of(done.slot) = SlotState::ready;
+        cache_.unpin(done.slot);
+        n_promoting_--;
+        promoting_bytes_ -= copy_bytes(done.key);
+        stats_.resident_bytes[static_cast<int>(done.key.precision)] += copy_bytes(done.key);
+    }
     changed_.notify_all();
 }
 
