@@ -3,60 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import inspect
 import os
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import zip_longest
+from functools import partial
 from typing import Any
 
 from . import _host
 from ._host import _core, llama_cpp
+from ._keywords import check_expert_keywords, check_keywords
+from ._memory_plan import Granted, MemoryPlan, live_models
 from ._native_policies import set_eviction, to_native, to_native_filter, to_native_hybrid, to_native_prefetch
+from ._native_stats import ABSENT as ABSENT
+from ._native_stats import HI as HI
+from ._native_stats import LO as LO
+from ._native_stats import LOADING as LOADING
+from ._native_stats import read_residency, read_stats
 from .choice import choose
 from .cores import n_usable_cores
 from .errors import HobbitError, ModelFileError, UsageError
-from .memory import MemoryNeeds, auto_budget, check_budget, parse_budget, resident_bytes
+from .memory import parse_budget
 from .mixed import check_lo, choose_lo, mixed_settings
 from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
 from .stats import Stats
-from .vram import auto_vram, check_vram, choose_device, parse_vram, slot_bytes
+from .vram import choose_device, parse_vram
 from .warm_start import load_hot_set, save_hot_set
 
 _DEFAULT_MAX_CTX = 4096
-_STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
-_N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
-_STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {"self", "model_path", "kwargs"}
-_OWN_KEYWORDS = frozenset(
-    [
-        "memory",
-        "expert_memory",
-        "preset",
-        "precision",
-        "lo",
-        "lo_share",
-        "policy",
-        "skip_renorm",
-        "eviction",
-        "prefetch",
-        "router_filter",
-        "warm_start",
-        "progress",
-        "vram",
-        "expert_vram",
-        "device",
-        "unified",
-        "host_compute",
-    ]
-)
-_N_PASSING_TOKENS = 4  # the slots in RAM, in tokens' worth, through which experts pass that all fit on the GPU
-ABSENT, LOADING, LO, HI = range(4)  # of `Llama.residency`
-_READY = 2  # of the engine's residency
-_live: weakref.WeakSet[Llama] = weakref.WeakSet()  # models with an expert cache
 
 
 class Llama(llama_cpp.Llama):  # type: ignore[misc]
@@ -150,7 +124,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         verbose: bool = False,
         **keywords: Any,  # noqa: ANN401
     ) -> None:
-        _check_keywords(keywords)
+        check_keywords(keywords)
         if precision not in ("auto", "exact", "mixed"):
             raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
         if lo_share is not None and not 0.0 <= lo_share <= 1.0:
@@ -162,10 +136,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             to_native(policy)  # refuses what is none, before anything is loaded
         prefetch_settings = chosen.prefetch(prefetch)
         router_filter = chosen.router_filter(router_filter)
-        expert_memory_bytes = None if expert_memory is None else parse_bytes(expert_memory)
-        budget_bytes = parse_budget(memory)
-        vram_bytes = parse_vram(vram)
-        expert_vram_bytes = None if expert_vram is None else parse_bytes(expert_vram)
+        granted = Granted(
+            memory_bytes=parse_budget(memory),
+            expert_memory_bytes=None if expert_memory is None else parse_bytes(expert_memory),
+            vram_bytes=parse_vram(vram),
+            expert_vram_bytes=None if expert_vram is None else parse_bytes(expert_vram),
+        )
         chosen_device = choose_device(
             _core.devices(), device=device, vram=vram, expert_vram=expert_vram, unified=unified
         )
@@ -227,72 +203,32 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             return
 
         self.model_paths = tuple(engine.paths)
-        _check_expert_keywords(keywords)
+        check_expert_keywords(keywords)
         self._set_prefetch(engine, prefetch_settings)
         if router_filter is not None:
             engine.set_router_filter(*to_native_filter(router_filter))
         if lo_path is not None:
             check_lo(engine.paths, lo_path)
-        loader_options = _core.LoaderOptions()
-        max_stream_bytes = loader_options.stream_bytes
-        if expert_memory_bytes is None:
-            loader_options.stream_bytes = 0  # the least that works, until it is known what is left
-        is_auto = budget_bytes is None
-        if budget_bytes is None:
-            budget_bytes = auto_budget()
-
-        tier_options = _core.TierOptions()
-        ring_bytes = engine.device_bytes(tier_options) if chosen_device.has_tier else 0
+        plan = MemoryPlan(engine, chosen_device, granted)
 
         def before_load(model_params: Any) -> None:  # noqa: ANN401
-            if expert_memory_bytes is None or vram_bytes is not None:
-                context_needs = _host.measure(engine, model_params, self.context_params, verbose=verbose)
-                if vram_bytes is not None:
-                    check_vram(vram_bytes, context_needs.device_bytes + ring_bytes)
-            if expert_memory_bytes is None:
-                if not chosen_device.has_tier:  # the memory of a device is the host's
-                    context_needs = _on_host(context_needs)
-                needs = self._needs(context_needs, io_bytes=engine.io_bytes(loader_options))
-                check_budget(budget_bytes, needs, engine.token_slot_bytes, is_auto=is_auto)
+            measure = partial(_host.measure, engine, model_params, self.context_params, verbose=verbose)
+            plan.check(measure, self._n_output_rows())
 
         with _host.loading(engine, progress, before=before_load):
             super().__init__(path, **arguments)
         self._engine = engine
+        self._memory_bytes = plan.memory_bytes
 
-        in_use = _host.memory_of(self._ctx)
-        if chosen_device.has_tier:
-            if expert_vram_bytes is None:
-                used_bytes = in_use.device_bytes + ring_bytes
-                if vram_bytes is None:
-                    vram_bytes = auto_vram(_free_bytes(chosen_device.name), in_use.device_bytes)
-                expert_vram_bytes = slot_bytes(vram_bytes, used_bytes)
-            tier_options.expert_bytes = min(expert_vram_bytes, engine.all_device_bytes)
-        all_on_device = chosen_device.has_tier and tier_options.expert_bytes == engine.all_device_bytes
-        if expert_memory_bytes is None:
-            self._memory_bytes = budget_bytes
-            loaded = in_use if chosen_device.has_tier else _on_host(in_use)
-            loaded = replace(loaded, dense_bytes=0, context_bytes=0)  # these are resident already
-            needs = self._needs(loaded, io_bytes=engine.io_bytes(loader_options))
-            spare_bytes = max(0, budget_bytes - needs.total_bytes)
-            loader_options.stream_bytes = min(max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
-            needs = replace(needs, io_bytes=engine.io_bytes(loader_options))
-            expert_memory_bytes = max(0, budget_bytes - needs.total_bytes)
-        if all_on_device:
-            expert_memory_bytes = min(expert_memory_bytes, _N_PASSING_TOKENS * engine.token_slot_bytes)
-        # Below a GPU both copies of an expert are of use: which is copied there is decided anew for every miss.
-        most_bytes = engine.all_slots_bytes + (engine.all_lo_slots_bytes if chosen_device.has_tier else 0)
-        loader_options.expert_memory_bytes = min(expert_memory_bytes, most_bytes)
+        plan.grant(_host.memory_of(self._ctx), self._n_output_rows(), partial(_free_bytes, chosen_device.name))
         if lo_path is not None:
             settings = mixed_settings(engine.paths, lo_path, engine.n_expert_used, policy=policy, lo_share=lo_share)
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)
-            loader_options.lo_share = settings.lo_share
-            if lo_share is None and not chosen_device.has_tier and expert_memory_bytes >= engine.all_slots_bytes:
-                loader_options.lo_share = 0.0  # every expert fits in hi
-            # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
-            tier_options.lo_share = lo_share or 0.0
+            plan.divide_by_precision(settings.lo_share, is_asked=lo_share is not None)
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
-        loader_options.fill = prefetch_settings.predictor != "none" and not all_on_device
+        loader_options = plan.loader_options
+        loader_options.fill = prefetch_settings.predictor != "none" and not plan.all_on_device
         engine.set_host_compute(host_compute)
         eviction_used, self.eviction = chosen.eviction_for(engine.paths, loader_options.expert_memory_bytes)
         set_eviction(loader_options, eviction_used)
@@ -303,14 +239,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.close()
             raise HobbitError(_sentence(str(error))) from error
         if chosen_device.has_tier:
-            engine.set_device_memory(tier_options)
-        if all_on_device:
+            engine.set_device_memory(plan.tier_options)
+        if plan.all_on_device:
             engine.fill_device_memory()
         self._warm_start = warm_start
         if warm_start:
             copies = load_hot_set(self.model_paths)
             engine.warm([(layer, expert, _core.Precision(precision)) for layer, expert, precision in copies])
-        _live.add(self)
+        live_models.add(self)
 
     @classmethod
     def from_pretrained(cls, repo_id: str, filename: str | None = None, **keywords: Any) -> Llama:  # noqa: ANN401
@@ -362,80 +298,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         Layers without experts have empty lists; a model without experts has no layers.
         """
-        engine = self._engine
-        if engine is None:
-            return []
-        n_layers = engine.get_int(f"{engine.architecture}.block_count", 0)
-        return [
-            [
-                HI if hi == _READY else LO if lo == _READY else LOADING if hi or lo else ABSENT
-                for hi, lo in zip_longest(
-                    engine.residency(layer_idx, _core.Precision.hi),
-                    engine.residency(layer_idx, _core.Precision.lo),
-                    fillvalue=0,
-                )
-            ]
-            for layer_idx in range(n_layers)
-        ]
+        return [] if self._engine is None else read_residency(self._engine)
 
     def stats(self) -> Stats:
         """What the expert cache did since the model was loaded; after `close()`, until then."""
-        engine = self._engine
-        if engine is None:
-            return self._last_stats
-        loader = engine.loader_stats()
-        counts = engine.step_counters()
-        stats = Stats(
-            n_hits_hi=loader.n_hits_hi,
-            n_hits_lo=loader.n_hits_lo,
-            n_misses_hi=loader.n_misses_hi,
-            n_misses_lo=loader.n_misses_lo,
-            n_streamed=loader.n_streamed,
-            read_bytes_hi=loader.read_bytes_hi,
-            read_bytes_lo=loader.read_bytes_lo,
-            n_reads=loader.n_reads,
-            n_retries=loader.n_retries,
-            n_evictions=loader.n_evictions,
-            n_prefetched=loader.n_prefetched,
-            n_prefetch_used=loader.n_prefetch_used,
-            n_prefetch_late=loader.n_prefetch_late,
-            n_prefetch_wasted=loader.n_prefetch_wasted,
-            prefetched_bytes=loader.prefetched_bytes,
-            prefetch_useful_bytes=loader.prefetch_useful_bytes,
-            prefetch_late_bytes=loader.prefetch_late_bytes,
-            prefetch_wasted_bytes=loader.prefetch_wasted_bytes,
-            prefetch_cancelled_bytes=loader.prefetch_cancelled_bytes,
-            stall_us=loader.stall_us,
-            n_layer_steps=counts.n_layer_steps,
-            n_tokens=counts.n_tokens,
-            n_used_hi=counts.n_pairs_hi,
-            n_used_lo=counts.n_pairs_lo,
-            n_skipped=counts.n_pairs_skipped,
-            n_rerouted=counts.n_pairs_rerouted,
-            dropped_mass=counts.dropped_mass_ppm / 1e6 / counts.n_scored_rows if counts.n_scored_rows else 0.0,
-            resident_bytes_hi=loader.resident_bytes_hi,
-            resident_bytes_lo=loader.resident_bytes_lo,
-            expert_memory_bytes=engine.arena_bytes(),
-            memory_bytes=self._memory_bytes,
-            precision="mixed" if engine.has_lo else "exact",
-        )
-        if not engine.has_tier:
-            return stats
-        tier = engine.tier_stats()
-        return replace(
-            stats,
-            n_device_hits=tier.n_hits_hi + tier.n_hits_lo,
-            n_device_misses=tier.n_misses_hi + tier.n_misses_lo,
-            n_promoted=tier.n_promoted,
-            n_device_parts=tier.n_device_parts,
-            n_host_parts=tier.n_host_parts,
-            copied_bytes=tier.demand_bytes + tier.background_bytes,
-            copy_us=tier.copy_us,
-            copy_wait_us=tier.wait_us,
-            host_compute_us=tier.host_us,
-            resident_bytes_device=tier.resident_bytes_hi + tier.resident_bytes_lo,
-            device_expert_bytes=engine.device_expert_bytes,
-        )
+        return self._last_stats if self._engine is None else read_stats(self._engine, self._memory_bytes)
 
     def reset(self) -> None:
         """As llama_cpp.Llama's; what the eviction policy keeps of one sequence ends here as well."""
@@ -473,6 +340,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument
             super().close()
         if self._engine is not None:
+            live_models.discard(self)
             self._keep_traces(self._engine)
             self._last_stats = self.stats()
             if self._warm_start and self._last_stats.n_tokens > 0:
@@ -512,49 +380,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             with contextlib.suppress(OSError):  # a read-only folder: the next run starts with nothing
                 save_traces(engine.paths, traces.matrices(True), traces.matrices(False))
 
-    def _needs(self, context: _host.ContextNeeds, *, io_bytes: int) -> MemoryNeeds:
-        n_output_rows = 2 * self.context_params.n_ctx if self._logits_all else 1  # llama.cpp's, and `scores`
-        return MemoryNeeds(
-            process_bytes=resident_bytes() + _unfilled_bytes(),
-            dense_bytes=context.dense_bytes,
-            context_bytes=context.context_bytes,
-            compute_bytes=context.compute_bytes,
-            output_bytes=(n_output_rows + _N_SAMPLER_ROWS) * context.n_vocab * 4,
-            io_bytes=io_bytes,
-        )
-
-
-def _unfilled_bytes() -> int:
-    """What was granted to the experts of this process's other models and is not resident yet."""
-    stats = [llama.stats() for llama in list(_live) if llama._engine is not None]
-    return sum(max(0, s.expert_memory_bytes - s.resident_bytes_hi - s.resident_bytes_lo) for s in stats)
-
-
-def _check_keywords(keywords: dict[str, Any]) -> None:
-    for name in keywords:
-        if name not in _STOCK_KEYWORDS:
-            nearest = difflib.get_close_matches(name, [*_STOCK_KEYWORDS, *_OWN_KEYWORDS], n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise TypeError(f"Llama() got an unexpected keyword argument {name!r}{hint}")
-
-
-def _check_expert_keywords(keywords: dict[str, Any]) -> None:
-    """Refuses what would contradict holding only some of the experts."""
-    if keywords.get("use_mlock"):
-        raise UsageError(
-            "use_mlock=True would keep the whole model in memory, which is what hobbit_py avoids; leave it out."
-        )
-    if keywords.get("vocab_only"):
-        raise UsageError("vocab_only=True loads no weights; use llama_cpp.Llama for that.")
-    if keywords.get("n_gpu_layers", 0) not in (0, -1):
-        raise UsageError(
-            "n_gpu_layers has no meaning here: with vram all layers run on the GPU and without it none; leave it out."
-        )
-
-
-def _on_host(needs: _host.ContextNeeds) -> _host.ContextNeeds:
-    """The needs of a device that shares the host's memory: what it holds counts there."""
-    return replace(needs, compute_bytes=needs.compute_bytes + needs.device_bytes, device_bytes=0)
+    def _n_output_rows(self) -> int:
+        """Rows of logits that are kept: llama.cpp's, and those of `scores`."""
+        return 2 * int(self.context_params.n_ctx) if self._logits_all else 1
 
 
 def _free_bytes(device: str) -> int:

@@ -13,6 +13,7 @@ from support import ArenaSize, Logits, ModelFactory, StockReference, arena_bytes
 
 import hobbit_py
 from hobbit_py import _host
+from hobbit_py._memory_plan import unfilled_bytes
 
 N_CTX = 1024
 DECODE = make_prompt(8, seed=1)
@@ -152,8 +153,8 @@ def test_a_second_model_respects_what_the_first_may_still_fill(tiny_model: Model
     path = tiny_model("qwen3moe", n_expert=64)
     with closing(load(path, arena_bytes(path, ArenaSize.ALL))) as first:
         granted = first.stats().expert_memory_bytes
-        assert hobbit_py.llama._unfilled_bytes() == granted
+        assert unfilled_bytes() == granted
         eval_logits(first, make_prompt(64))
         stats = first.stats()
-        assert hobbit_py.llama._unfilled_bytes() == granted - stats.resident_bytes_hi < granted
-    assert hobbit_py.llama._unfilled_bytes() == 0
+        assert unfilled_bytes() == granted - stats.resident_bytes_hi < granted
+    assert unfilled_bytes() == 0

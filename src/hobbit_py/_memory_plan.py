@@ -1,0 +1,129 @@
+"""Divides what a model was granted: memory of the process, and of a GPU, between its experts and all else."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ._host import ContextNeeds, _core
+from .memory import MemoryNeeds, auto_budget, check_budget, resident_bytes
+from .stats import Stats
+from .vram import DeviceChoice, auto_vram, check_vram, slot_bytes
+
+_STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
+_N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
+_N_PASSING_TOKENS = 4  # the slots in RAM, in tokens' worth, through which experts pass that all fit on the GPU
+
+
+class _HasExperts(Protocol):
+    def stats(self) -> Stats: ...
+
+
+live_models: weakref.WeakSet[_HasExperts] = weakref.WeakSet()
+"""Models of this process with an expert cache."""
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What the user granted, in bytes; None: `memory` is what is free, experts get what is left."""
+
+    memory_bytes: int | None
+    expert_memory_bytes: int | None
+    vram_bytes: int | None
+    expert_vram_bytes: int | None
+
+
+class MemoryPlan:
+    """First `check`, before a weight is read, then `grant`, once the rest of the model is in memory."""
+
+    def __init__(self, engine: _core.Engine, device: DeviceChoice, granted: Granted) -> None:
+        self._engine = engine
+        self._device = device
+        self._granted = granted
+        self._is_auto = granted.memory_bytes is None
+        self._whole_process = granted.expert_memory_bytes is None
+        self.memory_bytes = (
+            0 if not self._whole_process else auto_budget() if granted.memory_bytes is None else granted.memory_bytes
+        )
+        """The budget of the whole process; 0 if only that of the experts is known."""
+        self.loader_options = _core.LoaderOptions()
+        self._max_stream_bytes = self.loader_options.stream_bytes
+        if self._whole_process:
+            self.loader_options.stream_bytes = 0  # the least that works, until it is known what is left
+        self.tier_options = _core.TierOptions()
+        self._ring_bytes = engine.device_bytes(self.tier_options) if device.has_tier else 0
+
+    def check(self, measure: Callable[[], ContextNeeds], n_output_rows: int) -> None:
+        """Raises MemoryBudgetError if a budget is below what the model needs by llama.cpp's dry run, `measure`."""
+        vram_bytes = self._granted.vram_bytes
+        if not self._whole_process and vram_bytes is None:
+            return
+        context = measure()
+        if vram_bytes is not None:
+            check_vram(vram_bytes, context.device_bytes + self._ring_bytes)
+        if self._whole_process:
+            needs = self._needs(self._of_host(context), n_output_rows)
+            check_budget(self.memory_bytes, needs, self._engine.token_slot_bytes, is_auto=self._is_auto)
+
+    def grant(self, in_use: ContextNeeds, n_output_rows: int, free_vram_bytes: Callable[[], int]) -> None:
+        """Fills in the options' sizes, by what the model and its context hold now."""
+        engine = self._engine
+        if self._device.has_tier:
+            self.tier_options.expert_bytes = min(self._expert_vram(in_use, free_vram_bytes), engine.all_device_bytes)
+        if self._granted.expert_memory_bytes is None:
+            left = replace(self._of_host(in_use), dense_bytes=0, context_bytes=0)  # these are resident already
+            spare_bytes = max(0, self.memory_bytes - self._needs(left, n_output_rows).total_bytes)
+            self.loader_options.stream_bytes = min(self._max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
+            expert_bytes = max(0, self.memory_bytes - self._needs(left, n_output_rows).total_bytes)
+        else:
+            expert_bytes = self._granted.expert_memory_bytes
+        if self.all_on_device:
+            expert_bytes = min(expert_bytes, _N_PASSING_TOKENS * engine.token_slot_bytes)
+        # Below a GPU both copies of an expert are of use: which is copied there is decided anew for every miss.
+        most_bytes = engine.all_slots_bytes + (engine.all_lo_slots_bytes if self._device.has_tier else 0)
+        self.loader_options.expert_memory_bytes = min(expert_bytes, most_bytes)
+
+    @property
+    def all_on_device(self) -> bool:
+        """Whether a GPU has a slot for every expert; after `grant`."""
+        return self._device.has_tier and self.tier_options.expert_bytes == self._engine.all_device_bytes
+
+    def divide_by_precision(self, lo_share: float, *, is_asked: bool) -> None:
+        """Gives lo copies their share of the memory; not `is_asked`: where they are of use. After `grant`."""
+        fits_in_hi = self.loader_options.expert_memory_bytes >= self._engine.all_slots_bytes
+        nothing_for_lo = not is_asked and not self._device.has_tier and fits_in_hi
+        self.loader_options.lo_share = 0.0 if nothing_for_lo else lo_share
+        # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
+        self.tier_options.lo_share = lo_share if is_asked else 0.0
+
+    def _expert_vram(self, in_use: ContextNeeds, free_vram_bytes: Callable[[], int]) -> int:
+        if self._granted.expert_vram_bytes is not None:
+            return self._granted.expert_vram_bytes
+        vram_bytes = self._granted.vram_bytes
+        if vram_bytes is None:
+            vram_bytes = auto_vram(free_vram_bytes(), in_use.device_bytes)
+        return slot_bytes(vram_bytes, in_use.device_bytes + self._ring_bytes)
+
+    def _of_host(self, context: ContextNeeds) -> ContextNeeds:
+        """A device without memory of its own holds what is its in the host's."""
+        if self._device.has_tier:
+            return context
+        return replace(context, compute_bytes=context.compute_bytes + context.device_bytes, device_bytes=0)
+
+    def _needs(self, context: ContextNeeds, n_output_rows: int) -> MemoryNeeds:
+        return MemoryNeeds(
+            process_bytes=resident_bytes() + unfilled_bytes(),
+            dense_bytes=context.dense_bytes,
+            context_bytes=context.context_bytes,
+            compute_bytes=context.compute_bytes,
+            output_bytes=(n_output_rows + _N_SAMPLER_ROWS) * context.n_vocab * 4,
+            io_bytes=self._engine.io_bytes(self.loader_options),
+        )
+
+
+def unfilled_bytes() -> int:
+    """What was granted to the experts of this process's other models and is not resident yet."""
+    stats = [model.stats() for model in list(live_models)]
+    return sum(max(0, s.expert_memory_bytes - s.resident_bytes_hi - s.resident_bytes_lo) for s in stats)
