@@ -22,6 +22,7 @@ class Arena {
 
     std::byte * data() const { return data_; }
     uint64_t    n_bytes() const { return n_bytes_; }
+    bool        is_lazy() const { return !release_; } // pages are committed when they are first written
 
   private:
     std::byte *           data_    = nullptr;

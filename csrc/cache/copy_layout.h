@@ -22,6 +22,14 @@ struct CopyLayout {
     uint32_t                class_idx = 0;
     uint32_t                n_expert  = 0; // 0: this layer has no experts in this precision
     std::vector<PartLayout> parts;
+
+    uint64_t n_bytes() const { // of a copy's data, without padding
+        uint64_t n = 0;
+        for (const PartLayout & part : parts) {
+            n += part.n_bytes;
+        }
+        return n;
+    }
 };
 
 // Slots of one size. Layers with equal region sizes share a class, hence compete for its slots.

@@ -218,6 +218,7 @@ void Engine::set_expert_memory(LoaderOptions options) {
     if (!options.make_arena) {
         options.make_arena = device_visible_memory();
     }
+    options.commit_ahead = true;
     std::vector<uint32_t> n_expert;
     for (const LayerShapes & layer : experts_.layers) {
         n_expert.push_back(layer.n_expert);

@@ -13,7 +13,8 @@ Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expe
         const uint64_t n_bytes = n_slots[i] * layouts.classes[i].slot_bytes;
         arenas_.push_back(options.make_arena ? options.make_arena(n_bytes) : Arena(n_bytes));
     }
-    impl_ = std::make_unique<Impl>(layouts, n_expert, n_slots, arenas_, std::move(extent_of), reader, options);
+    committer_ = std::make_unique<Committer>(arenas_);
+    impl_      = std::make_unique<Impl>(layouts, n_expert, n_slots, arenas_, std::move(extent_of), reader, options);
 }
 
 Loader::~Loader() = default;

@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "base/types.h"
 #include "cache/arena.h"
+#include "cache/committer.h"
 #include "cache/copy_layout.h"
 #include "cache/expert_cache.h"
 #include "io/reader.h"
@@ -35,6 +36,7 @@ struct LoaderOptions {
     uint64_t     stream_bytes   = 64 << 20; // ring of stream buffers; at least three of the largest matrix are made
     uint64_t     max_read_bytes = 2 << 20;  // longer extents are read in pieces of this, in parallel
     bool         fill           = false;    // read what fits as a whole (a class with a slot for every copy) at once
+    bool         commit_ahead   = false;    // the memory of the slots, in the background, before experts come
     EvictionSpec eviction;
     // Instead of `eviction`, if given: a policy that may wait, asked under no lock.
     std::shared_ptr<ScoreSource> score_source;
@@ -58,6 +60,8 @@ struct LoaderStats {
     uint64_t prefetch_late_bytes          = 0; // wanted while they were read
     uint64_t prefetch_wasted_bytes        = 0; // read (or in flight) for nothing
     uint64_t prefetch_cancelled_bytes     = 0; // not read any more, since the guess was wrong
+    uint64_t n_upgraded                   = 0; // hi copies begun to be read for experts that were served in lo
+    uint64_t wanted_bytes                 = 0; // of copies that were not complete when a step wanted them
     uint64_t stall_us                     = 0; // compute waited for the drive
     uint64_t resident_bytes[n_precisions] = {};
 };
@@ -109,6 +113,10 @@ class Loader {
     // the guesses about its layer. `part_order` as for begin().
     void prefetch(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order);
 
+    // Hi copies of experts that a step serves in lo; before its begin(). They are read while the drive has nothing else
+    // to do, the latest first, as far as it brings them until the next step, in place of copies that are worth less.
+    void upgrade(const std::vector<ExpertKey> & keys);
+
     // Copies to be read in the background, in this order, as far as slots are free: nothing is evicted for them, and as
     // long as no token chose them, the last of them go first. Those that the model does not have are left out.
     void warm(const std::vector<ExpertKey> & keys);
@@ -143,8 +151,9 @@ class Loader {
   private:
     friend class LoadStep;
     struct Impl;
-    std::vector<Arena>    arenas_; // [class]
-    std::unique_ptr<Impl> impl_;
+    std::vector<Arena>         arenas_; // [class]
+    std::unique_ptr<Committer> committer_;
+    std::unique_ptr<Impl>      impl_;
 };
 
 // The experts of one layer for one batch, pinned until it is destroyed. Used by one thread.
