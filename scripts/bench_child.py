@@ -53,16 +53,20 @@ def load_stock(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
 
 def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
     import hobbit_py
+    from hobbit_py.policies import WeightThresholds
 
     budget: dict[str, Any] = {}
     if options.memory is not None:
         budget["memory"] = options.memory
     if options.expert_memory is not None:
         budget["expert_memory"] = options.expert_memory
+    if options.hi_above is not None:
+        budget["policy"] = WeightThresholds(options.hi_above, 0.0, options.wait_above)
     model: llama_cpp.Llama = hobbit_py.Llama(
         options.model,
         precision=options.precision,
         lo=options.lo,
+        lo_share=options.lo_share,
         n_ctx=n_ctx,
         n_batch=options.batch,
         n_threads=options.threads,
@@ -105,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="exact", choices=["exact", "mixed", "auto"])
     parser.add_argument("--prefetch", default="on", help="hobbit: on, off, or the name of a predictor (on)")
     parser.add_argument("--lo", help="hobbit: the low-precision copy")
+    parser.add_argument("--lo-share", type=float, help="hobbit: of the experts' memory, for lo copies (as tuned)")
+    parser.add_argument("--hi-above", type=float, help="hobbit: of policies.WeightThresholds (as tuned)")
+    parser.add_argument("--wait-above", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
     try:
         result = measure_engine(parser.parse_args(arguments))
     except (OSError, ValueError, RuntimeError, ImportError) as error:

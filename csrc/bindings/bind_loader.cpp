@@ -47,6 +47,8 @@ void bind_loader(py::module_ & m) {
         .def_readonly("prefetch_late_bytes", &LoaderStats::prefetch_late_bytes)
         .def_readonly("prefetch_wasted_bytes", &LoaderStats::prefetch_wasted_bytes)
         .def_readonly("prefetch_cancelled_bytes", &LoaderStats::prefetch_cancelled_bytes)
+        .def_readonly("n_upgraded", &LoaderStats::n_upgraded)
+        .def_readonly("wanted_bytes", &LoaderStats::wanted_bytes)
         .def_readonly("stall_us", &LoaderStats::stall_us);
 }
 

@@ -37,9 +37,9 @@ class PythonPrecision final : public PrecisionPolicy {
                                          std::to_string(n_used) + " experts");
             }
             for (uint32_t i = 0; i < n_used; ++i) {
-                if (codes.at(i) < 0 || codes.at(i) > 2) {
+                if (codes.at(i) < 0 || codes.at(i) > 3) {
                     throw std::runtime_error("it returned the code " + std::to_string(codes.at(i)) +
-                                             ", known are 0 (skip), 1 (lo) and 2 (hi)");
+                                             ", known are 0 (skip), 1 (lo), 2 (hi) and 3 (promote)");
                 }
                 choices[i] = static_cast<Choice>(codes.at(i));
             }
@@ -85,10 +85,10 @@ void bind_precision(py::module_ & m) {
         py::arg("t1"), py::arg("t2"), py::arg("lo_serves_hi"));
     m.def(
         "weight_thresholds",
-        [](float hi_above, float skip_below) {
-            return std::shared_ptr<PrecisionPolicy>(make_weight_thresholds(hi_above, skip_below));
+        [](float hi_above, float skip_below, float wait_above) {
+            return std::shared_ptr<PrecisionPolicy>(make_weight_thresholds(hi_above, skip_below, wait_above));
         },
-        py::arg("hi_above"), py::arg("skip_below"));
+        py::arg("hi_above"), py::arg("skip_below"), py::arg("wait_above"));
     m.def(
         "mass_budget",
         [](float lo_mass, float skip_mass) {

@@ -33,12 +33,6 @@ Replay::Replay(const ReplayModel & model, const LoaderOptions & options, std::sh
 
 Replay::~Replay() = default;
 
-uint64_t Replay::copy_bytes(ExpertKey key) const {
-    const auto & parts = layouts_.of(key).parts;
-    return std::accumulate(parts.begin(), parts.end(), uint64_t{0},
-                           [](uint64_t sum, const PartLayout & part) { return sum + part.n_bytes; });
-}
-
 // As PrecisionStep::decide for one token.
 void Replay::choose(uint16_t layer_idx, const int32_t * expert_idxs, const float * weights,
                     std::vector<Choice> & choices) {
@@ -76,7 +70,7 @@ ReplayStep Replay::step(uint16_t layer_idx, const int32_t * expert_idxs, const f
             out.n_hits++;
             continue;
         }
-        const uint64_t n_bytes = copy_bytes(lease.key);
+        const uint64_t n_bytes = layouts_.of(lease.key).n_bytes();
         out.n_misses[static_cast<int>(lease.key.precision)]++;
         out.miss_bytes += n_bytes;
         if (std::find(guessed.begin(), guessed.end(), lease.key) != guessed.end()) {
@@ -110,14 +104,14 @@ void Replay::note_guess(uint16_t source_layer_idx, const ReplayGuess & guess, Re
     choose(guess.layer_idx, guess.expert_idxs, guess.weights, choices);
     loader_->find_resident(guess.layer_idx, guess.expert_idxs, n, resident.data());
     for (uint32_t i = 0; i < n; i++) {
-        const bool has = choices[i] == Choice::hi ? resident[i] == Resident::hi : resident[i] != Resident::none;
+        const bool has = wants_hi(choices[i]) ? resident[i] == Resident::hi : resident[i] != Resident::none;
         if (choices[i] == Choice::skip || has) {
             continue;
         }
         const ExpertKey key{guess.layer_idx, static_cast<uint16_t>(guess.expert_idxs[i]),
-                            choices[i] == Choice::hi ? Precision::hi : Precision::lo};
+                            wants_hi(choices[i]) ? Precision::hi : Precision::lo};
         guessed_[guess.layer_idx].push_back(key);
-        step.guess_bytes += copy_bytes(key);
+        step.guess_bytes += layouts_.of(key).n_bytes();
     }
 }
 

@@ -54,7 +54,6 @@ class Replay {
     const CopyLayouts & layouts() const { return layouts_; }
 
   private:
-    uint64_t copy_bytes(ExpertKey key) const;
     void choose(uint16_t layer_idx, const int32_t * expert_idxs, const float * weights, std::vector<Choice> & choices);
     void note_guess(uint16_t source_layer_idx, const ReplayGuess & guess, ReplayStep & step);
 

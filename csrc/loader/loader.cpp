@@ -13,8 +13,10 @@ Loader::Loader(const CopyLayouts & layouts, const std::vector<uint32_t> & n_expe
         const uint64_t n_bytes = n_slots[i] * layouts.classes[i].slot_bytes;
         arenas_.push_back(options.make_arena ? options.make_arena(n_bytes) : Arena(n_bytes));
     }
-    committer_ = std::make_unique<Committer>(arenas_);
-    impl_      = std::make_unique<Impl>(layouts, n_expert, n_slots, arenas_, std::move(extent_of), reader, options);
+    if (options.commit_ahead) {
+        committer_ = std::make_unique<Committer>(arenas_);
+    }
+    impl_ = std::make_unique<Impl>(layouts, n_expert, n_slots, arenas_, std::move(extent_of), reader, options);
 }
 
 Loader::~Loader() = default;
@@ -76,6 +78,11 @@ void Loader::prefetch(const std::vector<ExpertKey> & keys, const std::vector<uin
         ops = impl_->next_ops();
     }
     impl_->submit(std::move(ops));
+}
+
+void Loader::upgrade(const std::vector<ExpertKey> & keys) {
+    MutexLock lock(impl_->mu_);
+    impl_->add_upgrades(keys);
 }
 
 void Loader::warm(const std::vector<ExpertKey> & keys) {

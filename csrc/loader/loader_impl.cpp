@@ -13,20 +13,12 @@ namespace {
 // Two reads at once keep a drive busy enough, and leave threads on which a wanted one begins at once.
 constexpr uint32_t max_ahead_in_flight = 2;
 
-uint64_t copy_bytes(const CopyLayout & layout) {
-    uint64_t n = 0;
-    for (const PartLayout & part : layout.parts) {
-        n += part.n_bytes;
-    }
-    return n;
-}
-
 // Bytes of a lo copy over those of a hi copy, over the whole model; without lo copies it does not matter.
 double lo_cost(const CopyLayouts & layouts) {
     uint64_t n_bytes[n_precisions] = {};
     for (int precision = 0; precision < n_precisions; precision++) {
         for (const CopyLayout & layout : layouts.layouts[precision]) {
-            n_bytes[precision] += layout.n_expert * copy_bytes(layout);
+            n_bytes[precision] += layout.n_expert * layout.n_bytes();
         }
     }
     return n_bytes[0] > 0 ? static_cast<double>(n_bytes[1]) / static_cast<double>(n_bytes[0]) : 0.0;
@@ -92,8 +84,11 @@ void Loader::Impl::set_scores(ScoreTable scores) {
 
 // A hi copy serves whatever its lo copy would, so beside it the lo copy is the first to go.
 double Loader::Impl::worth(ExpertKey key) const {
-    if (key.precision == Precision::lo && cache_.find({key.layer_idx, key.expert_idx, Precision::hi})) {
-        return -1.0;
+    if (key.precision == Precision::lo) {
+        const SlotRef hi = cache_.find({key.layer_idx, key.expert_idx, Precision::hi});
+        if (hi && load_of(hi).is_ready()) {
+            return -1.0;
+        }
     }
     const SlotRef slot = cache_.find(key);
     return policy_->score(key) + (slot ? load_of(slot).prior : 0.0);
@@ -105,6 +100,7 @@ Loader::Impl::~Impl() {
         assert(n_live_steps_ == 0);
         closing_ = true;
         guesses_.clear();
+        upgrades_.clear();
         fill_.clear();
         queue_.clear();
         while (queue_.n_in_flight() > 0) {
@@ -140,6 +136,7 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
     n_live_steps_++;
     const uint64_t step_no = n_steps_++;
     budget_.on_step(Timeline::now_us());
+    save_for_upgrades();
 
     // All that is resident is pinned before anything is admitted: a step never evicts what it needs itself.
     for (uint32_t i = 0; i < leases.size(); i++) {
@@ -160,6 +157,7 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
             missing.push_back(i);
         }
         (lease.hit ? stats_.n_hits : stats_.n_misses)[precision]++;
+        stats_.wanted_bytes += lease.hit ? 0 : layouts_.of(lease.key).n_bytes();
         state.request_idxs[i].fill(-1);
     }
     if (!leases.empty()) {
@@ -228,7 +226,7 @@ SlotRef Loader::Impl::admit(ExpertKey key, Admission admission) {
     judge_unwanted(load, 0);
     load          = {};
     load.occupied = true;
-    load.n_bytes  = copy_bytes(layouts_.of(key));
+    load.n_bytes  = layouts_.of(key).n_bytes();
     cache_.pin(slot); // the loader's own, until the last read is done
     return slot;
 }
@@ -254,7 +252,8 @@ std::vector<ReadOp> Loader::Impl::next_ops() {
         request.n_pieces_left = queue_.push(request.extent, request.data, target, request.order);
     }
     // What is wanted is behind nothing but the reads in flight, and few of those read ahead.
-    while (!queue_.empty() || (queue_.n_in_flight() < max_ahead_in_flight_ && (queue_guess() || queue_fill()))) {
+    while (!queue_.empty() ||
+           (queue_.n_in_flight() < max_ahead_in_flight_ && (queue_guess() || queue_upgrade() || queue_fill()))) {
         const bool is_ahead = queue_.first_order().is_ahead;
         if (queue_.n_in_flight() >= (is_ahead ? max_ahead_in_flight_ : max_in_flight_)) {
             break;

@@ -29,6 +29,9 @@ class PrefetchBudget {
     // positive budget admits at least one. To be called once a step.
     uint64_t take();
 
+    // What the drive can bring in a window, whatever it is read for; never 0.
+    uint64_t idle_bytes() const;
+
     // Medium-term means; 0 until they were measured.
     double read_bytes_s() const { return read_bytes_s_; }
     double window_us() const { return window_us_; }

@@ -37,6 +37,7 @@ Status LayerStep::read_ids(const LayerView & view) {
 void LayerStep::group_rows(const LayerView & view) {
     key_of_.assign(view.model->layers[view.layer_idx].n_expert, -1);
     keys_.clear();
+    promoted_.clear();
     skipped_rows_.clear();
     for (uint32_t row = 0; row < ids_.size(); ++row) {
         const int32_t id     = ids_[row];
@@ -47,6 +48,9 @@ void LayerStep::group_rows(const LayerView & view) {
             key_of_[id] = 0;
             keys_.push_back(
                 {view.layer_idx, static_cast<uint16_t>(id), choice == Choice::hi ? Precision::hi : Precision::lo});
+            if (choice == Choice::promote) {
+                promoted_.push_back({view.layer_idx, static_cast<uint16_t>(id), Precision::hi});
+            }
         }
     }
     if (view.n_tokens() > 1) {
@@ -109,6 +113,9 @@ void LayerStep::load(const LayerView & view, const std::vector<uint32_t> & key_i
 }
 
 void LayerStep::load_all(const LayerView & view) {
+    if (!promoted_.empty()) {
+        view.model->loader->upgrade(promoted_);
+    }
     load_ = view.model->loader->begin(
         keys_, view.part_order, view.n_tokens() <= max_tokens_admitted ? Admission::always : Admission::if_better);
 }

@@ -54,6 +54,7 @@ class LayerStep {
     std::vector<uint32_t>     skipped_rows_;
     std::vector<ExpertKey>    keys_;
     std::vector<ExpertKey>    loaded_keys_;
+    std::vector<ExpertKey>    promoted_;  // hi copies of experts that are served in lo meanwhile
     std::vector<uint32_t>     first_row_; // [n_keys + 1] into rows_
     std::vector<uint32_t>     rows_;      // [n_tokens * n_used]
     std::vector<int32_t>      slot_ids_;

@@ -43,15 +43,18 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
             resident_[i] = resident_of_[static_cast<size_t>(ids[first + i])];
         }
         chooser_.choose(policy, view.layer_idx, weights_.data() + first, resident_.data(), n_used, choices_.data());
+        if (view.model->tier != nullptr) { // nothing brings a hi copy to a device but a token that wants it
+            std::replace(choices_.begin(), choices_.end(), Choice::promote, Choice::hi);
+        }
         for (uint32_t i = 0; i < n_used; ++i) {
             Choice & choice = choice_of_[static_cast<size_t>(ids[first + i])];
-            choice          = std::max(choice, choices_[i]);
+            choice          = most_demanding(choice, choices_[i]);
         }
     }
 
     StepCounters & counters   = view.model->counters;
     double         dropped    = 0.0;
-    uint64_t       n_pairs[3] = {};
+    uint64_t       n_pairs[4] = {};
     for (size_t i = 0; i < ids.size(); ++i) {
         ++n_pairs[static_cast<size_t>(choice_of(ids[i]))];
     }
@@ -66,7 +69,7 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
             dropped += sum > 0.0f ? static_cast<double>(lost / sum) : 0.0;
         }
     }
-    counters.n_pairs_lo += n_pairs[static_cast<size_t>(Choice::lo)];
+    counters.n_pairs_lo += n_pairs[static_cast<size_t>(Choice::lo)] + n_pairs[static_cast<size_t>(Choice::promote)];
     counters.n_pairs_hi += n_pairs[static_cast<size_t>(Choice::hi)];
     counters.n_pairs_skipped += n_pairs[static_cast<size_t>(Choice::skip)];
     counters.dropped_mass_ppm += static_cast<uint64_t>(dropped * 1e6);

@@ -43,7 +43,7 @@ class Thresholds final : public PrecisionPolicy {
             return Choice::hi;
         }
         if (rank == 0 || t1_ >= 1.0f || covered <= t1_) {
-            return lo_serves_hi_ && resident == Resident::lo ? Choice::lo : Choice::hi;
+            return lo_serves_hi_ && resident == Resident::lo ? Choice::promote : Choice::hi;
         }
         return t2_ >= 1.0f || covered <= t2_ ? Choice::lo : Choice::skip;
     }
@@ -54,19 +54,29 @@ class Thresholds final : public PrecisionPolicy {
 
 class WeightThresholds final : public PrecisionPolicy {
   public:
-    WeightThresholds(float hi_above, float skip_below) : hi_above_(hi_above), skip_below_(skip_below) {}
+    WeightThresholds(float hi_above, float skip_below, float wait_above)
+        : hi_above_(hi_above), skip_below_(skip_below), wait_above_(wait_above) {}
 
     void choose(uint16_t, const float * gate_weights, const Resident * resident, uint32_t n_used,
                 Choice * choices) const override {
         for (uint32_t i = 0; i < n_used; ++i) {
-            const bool hi = resident[i] == Resident::hi || gate_weights[i] >= hi_above_;
-            choices[i]    = hi ? Choice::hi : gate_weights[i] >= skip_below_ ? Choice::lo : Choice::skip;
+            choices[i] = choose_one(gate_weights[i], resident[i]);
         }
     }
-    bool is_exact() const override { return hi_above_ <= 0.0f; }
+    bool is_exact() const override { return hi_above_ <= 0.0f && wait_above_ <= 0.0f; }
 
   private:
-    float hi_above_, skip_below_;
+    Choice choose_one(float weight, Resident resident) const {
+        if (resident == Resident::hi) {
+            return Choice::hi;
+        }
+        if (weight >= hi_above_) {
+            return resident == Resident::lo && weight < wait_above_ ? Choice::promote : Choice::hi;
+        }
+        return weight >= skip_below_ ? Choice::lo : Choice::skip;
+    }
+
+    float hi_above_, skip_below_, wait_above_;
 };
 
 class MassBudget final : public PrecisionPolicy {
@@ -103,8 +113,8 @@ std::unique_ptr<PrecisionPolicy> make_always_low() { return std::make_unique<Alw
 std::unique_ptr<PrecisionPolicy> make_thresholds(float t1, float t2, bool lo_serves_hi) {
     return std::make_unique<Thresholds>(t1, t2, lo_serves_hi);
 }
-std::unique_ptr<PrecisionPolicy> make_weight_thresholds(float hi_above, float skip_below) {
-    return std::make_unique<WeightThresholds>(hi_above, skip_below);
+std::unique_ptr<PrecisionPolicy> make_weight_thresholds(float hi_above, float skip_below, float wait_above) {
+    return std::make_unique<WeightThresholds>(hi_above, skip_below, wait_above);
 }
 std::unique_ptr<PrecisionPolicy> make_mass_budget(float lo_mass, float skip_mass) {
     return std::make_unique<MassBudget>(lo_mass, skip_mass);

@@ -109,11 +109,7 @@ uint32_t PrefetchPlanner::depth_now(const Loader & loader) {
     }
     const PrefetchState state = loader.prefetch_state();
     const CopyLayout &  copy  = layouts_.of({layer_idx_, 0, Precision::hi});
-    uint64_t            bytes = 0;
-    for (const PartLayout & part : copy.parts) {
-        bytes += part.n_bytes;
-    }
-    controller_.measure(n_experts_, static_cast<double>(bytes), state.read_bytes_s, state.step_us);
+    controller_.measure(n_experts_, static_cast<double>(copy.n_bytes()), state.read_bytes_s, state.step_us);
     controller_.feedback(state.n_late - n_late_, state.n_wasted - n_wasted_);
     n_late_   = state.n_late;
     n_wasted_ = state.n_wasted;
@@ -248,11 +244,17 @@ bool PrefetchPlanner::add_row(const Loader & loader, const PrecisionPolicy & pre
         if (choices_[i] == Choice::skip) {
             continue;
         }
-        const bool      wants_hi = choices_[i] == Choice::hi;
-        const bool      is_there = wants_hi ? resident_[i] == Resident::hi : resident_[i] != Resident::none;
-        const bool      is_hi    = is_there ? resident_[i] == Resident::hi : wants_hi;
-        const ExpertKey key{target.layer_idx, static_cast<uint16_t>(ids_[i]), is_hi ? Precision::hi : Precision::lo};
-        guesses_.push_back({key, row[ids_[i]] * nearness});
+        const bool  is_hi_wanted = wants_hi(choices_[i]);
+        const bool  is_there     = is_hi_wanted ? resident_[i] == Resident::hi : resident_[i] != Resident::none;
+        const bool  is_hi        = is_there ? resident_[i] == Resident::hi : is_hi_wanted;
+        const float worth        = row[ids_[i]] * nearness;
+        const auto  key_in       = [&](bool hi) {
+            return ExpertKey{target.layer_idx, static_cast<uint16_t>(ids_[i]), hi ? Precision::hi : Precision::lo};
+        };
+        guesses_.push_back({key_in(is_hi), worth});
+        if (choices_[i] == Choice::promote) {
+            guesses_.push_back({key_in(false), worth}); // serves if the hi copy is late, so it has to stay
+        }
         any_absent = any_absent || !is_there;
     }
     return any_absent;

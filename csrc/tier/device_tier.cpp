@@ -41,14 +41,6 @@ DeviceTier::SlotState DeviceTier::state_of(SlotRef slot) const {
     return states_[static_cast<size_t>(slot.class_idx)][static_cast<size_t>(slot.slot_idx)];
 }
 
-uint64_t DeviceTier::copy_bytes(ExpertKey key) const {
-    uint64_t n = 0;
-    for (const PartLayout & part : layouts_.of(key).parts) {
-        n += part.n_bytes;
-    }
-    return n;
-}
-
 void DeviceTier::on_route(const Routing & routing) {
     MutexLock lock(mu_);
     policy_->on_route(routing);
@@ -99,7 +91,7 @@ bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::sh
         if (!slot) {
             return false;
         }
-        const uint64_t n_bytes  = copy_bytes(key);
+        const uint64_t n_bytes  = layouts_.of(key).n_bytes();
         uint64_t &     resident = stats_.resident_bytes[static_cast<int>(key.precision)];
         resident -= state_of(slot) == SlotState::ready ? n_bytes : 0; // the evicted one's: the same class and precision
         state_of(slot) = SlotState::copying;
@@ -147,8 +139,8 @@ void DeviceTier::on_copied(uint64_t tag) {
         state_of(done.slot) = SlotState::ready;
         cache_.unpin(done.slot);
         n_promoting_--;
-        promoting_bytes_ -= copy_bytes(done.key);
-        stats_.resident_bytes[static_cast<int>(done.key.precision)] += copy_bytes(done.key);
+        promoting_bytes_ -= layouts_.of(done.key).n_bytes();
+        stats_.resident_bytes[static_cast<int>(done.key.precision)] += layouts_.of(done.key).n_bytes();
     }
     changed_.notify_all();
 }
@@ -240,7 +232,8 @@ void DeviceTier::check_invariants() const {
             n_copying += states_[c][i] == SlotState::copying ? 1 : 0;
             check_invariant(states_[c][i] == SlotState::ready || cache_.n_pins(slot) > 0,
                             "a slot being copied is pinned");
-            resident[static_cast<int>(key.precision)] += states_[c][i] == SlotState::ready ? copy_bytes(key) : 0;
+            resident[static_cast<int>(key.precision)] +=
+                states_[c][i] == SlotState::ready ? layouts_.of(key).n_bytes() : 0;
         }
     }
     check_invariant(n_copying == n_promoting_, "each slot being copied has its promotion");

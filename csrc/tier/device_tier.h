@@ -119,7 +119,6 @@ class DeviceTier {
     void        on_copied(uint64_t tag);
     SlotState & state_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     SlotState   state_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
-    uint64_t    copy_bytes(ExpertKey key) const;
 
     const CopyLayouts &  layouts_;
     const TierShape      shape_;

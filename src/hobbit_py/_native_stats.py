@@ -52,6 +52,8 @@ def read_stats(engine: _core.Engine, memory_bytes: int) -> Stats:
         prefetch_late_bytes=loader.prefetch_late_bytes,
         prefetch_wasted_bytes=loader.prefetch_wasted_bytes,
         prefetch_cancelled_bytes=loader.prefetch_cancelled_bytes,
+        n_upgraded=loader.n_upgraded,
+        wanted_bytes=loader.wanted_bytes,
         stall_us=loader.stall_us,
         n_layer_steps=counts.n_layer_steps,
         n_tokens=counts.n_tokens,

@@ -59,6 +59,10 @@ class Stats:
     prefetch_late_bytes: int = 0
     prefetch_wasted_bytes: int = 0
     prefetch_cancelled_bytes: int = 0
+    n_upgraded: int = 0
+    """Hi copies read while the drive was idle for experts that were served in lo."""
+    wanted_bytes: int = 0
+    """Bytes of the copies that were not complete when a token wanted them: what it waited for, or ran beside."""
     stall_us: int = 0
     n_layer_steps: int = 0
     n_tokens: int = 0

@@ -24,7 +24,7 @@ from tiny_models.families import FAMILIES
 
 import hobbit_py
 from hobbit_py.errors import HobbitError, ModelFileError, UsageError
-from hobbit_py.policies import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, PrecisionPolicy
+from hobbit_py.policies import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, PrecisionPolicy, WeightThresholds
 from hobbit_py.tune import Tuning, save_tuning
 
 ARCHS = ["llama", "qwen3moe", "olmoe", "deepseek2", "gpt-oss", "deepseek2-fused"]
@@ -161,6 +161,27 @@ def test_thresholds_mix_under_pressure(tiny_model: ModelFactory) -> None:
     assert mixed.read_bytes_lo > 0
     assert mixed.read_bytes < exact.read_bytes
     assert mixed.resident_bytes_hi + mixed.resident_bytes_lo <= memory
+
+
+def test_what_is_resident_in_lo_is_not_waited_for(tiny_model: ModelFactory) -> None:
+    """Below wait_above lo copies serve, and hi copies take over as the drive finds the time."""
+    hi, lo = tiny_model("qwen3moe"), tiny_model("qwen3moe", experts_quant=LO_TYPE)
+    tokens = make_prompt(64)
+    memory = arena_bytes(hi, ArenaSize.ALL)
+    n_waited = {}
+    for wait_above in (0.0, 2.0):
+        policy = WeightThresholds(hi_above=0.0, wait_above=wait_above)
+        with closing(mixed_llama(hi, memory, lo=lo, lo_share=0.5, policy=policy, prefetch=False)) as model:
+            model.set_policy(AlwaysLow())
+            one_by_one(model, tokens)
+            model.set_policy(policy)
+            before = model.stats()
+            one_by_one(model, tokens)
+            stats = model.stats().since(before)
+        n_waited[wait_above] = stats.n_misses_hi
+        assert (stats.n_used_lo > 0) == (stats.n_upgraded > 0) == (wait_above > 0)
+        assert stats.n_used_hi > 0
+    assert n_waited[2.0] < n_waited[0.0]
 
 
 class Recording:

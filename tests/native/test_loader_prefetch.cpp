@@ -1,7 +1,9 @@
 #include "loader_fixture.h"
 
 #include <cerrno>
+#include <chrono>
 #include <doctest/doctest.h>
+#include <thread>
 
 using namespace hobbit;
 using namespace hobbit::testing;
@@ -148,4 +150,76 @@ TEST_CASE("a guess that cannot be read leaves no trace") {
         bench.reader->drain();
     }
     CHECK(right_after(bench, model.keys(1, {3})));
+}
+
+namespace {
+
+// Steps that find everything leave windows in which the drive is idle: they are saved up for upgrades.
+void save_windows(Bench & bench, const std::vector<ExpertKey> & resident) {
+    for (int i = 0; i < 50; i++) {
+        CHECK(right_after(bench, resident));
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+}
+
+} // namespace
+
+TEST_CASE("an expert served in lo is read in hi while the drive is idle") {
+    const TinyModel model({{16, {1024, 1024, 2048}}, {16, {1024, 1024, 2048}}}, true);
+    LoaderOptions   options;
+    options.expert_memory_bytes = 1 << 20;
+    Bench bench(model, options);
+    save_windows(bench, model.keys(0, {1, 2}));
+    CHECK(right_after(bench, model.keys(0, {3}, Precision::lo)));
+    bench.loader.upgrade(model.keys(0, {3}));
+    CHECK(bench.loader.stats().n_upgraded == 0); // only once nothing is wanted
+    CHECK(right_after(bench, model.keys(0, {3}, Precision::lo)));
+    bench.reader->drain();
+    CHECK(bench.loader.stats().n_upgraded == 1);
+    const uint64_t n_misses = bench.loader.stats().n_misses[0];
+    CHECK(right_after(bench, model.keys(0, {3})));
+    CHECK(bench.loader.stats().n_misses[0] == n_misses); // it is there
+}
+
+TEST_CASE("an upgrade takes no slot of a copy that is worth more, and no time that there was not") {
+    const TinyModel model({{16, {1024, 1024, 2048}}}, true);
+    LoaderOptions   options;
+    options.expert_memory_bytes = 4 * (4096 + 3 * TinyModel::align);
+    options.lo_share            = 0.5; // two slots for hi copies
+    Bench      bench(model, options);
+    const auto route = [&](const std::vector<int32_t> & ids) {
+        bench.loader.on_route({0, static_cast<uint32_t>(ids.size()), 1, ids.data(), nullptr});
+    };
+    bench.loader.upgrade(model.keys(0, {5}));
+    CHECK(right_after(bench, model.keys(0, {5}, Precision::lo)));
+    CHECK(bench.loader.stats().n_upgraded == 0); // no window was measured yet
+    for (int i = 0; i < 20; i++) {
+        route({1, 2});
+        save_windows(bench, model.keys(0, {1, 2}));
+    }
+    route({5});
+    bench.loader.upgrade(model.keys(0, {5}));
+    CHECK(right_after(bench, model.keys(0, {5}, Precision::lo)));
+    bench.reader->drain();
+    CHECK(bench.loader.stats().n_upgraded == 0);
+    CHECK(bench.loader.residency(0, Precision::hi)[1] == 2);
+    CHECK(bench.loader.residency(0, Precision::hi)[2] == 2);
+}
+
+TEST_CASE("a guess that came late for a step that does without it is read to its end") {
+    const TinyModel   model({{16, {1024, 1024, 2048}}, {16, {1024, 1024, 2048}}}, true);
+    FakeReaderOptions slow;
+    slow.latency_us = 20000;
+    slow.n_threads  = 1;
+    LoaderOptions options;
+    options.expert_memory_bytes = 1 << 20;
+    Bench bench(model, options, slow);
+    bench.loader.prefetch(model.keys(1, {3}), three_parts);
+    bench.loader.upgrade(model.keys(1, {3}));
+    CHECK(right_after(bench, model.keys(1, {3}, Precision::lo)));
+    bench.reader->drain();
+    const LoaderStats stats = bench.loader.stats();
+    CHECK(stats.prefetch_late_bytes == 4096);
+    CHECK(stats.prefetch_cancelled_bytes == 0);
+    CHECK(bench.loader.residency(1, Precision::hi)[3] == 2);
 }

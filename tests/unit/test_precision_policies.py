@@ -10,6 +10,7 @@ from hobbit_py.errors import UsageError
 from hobbit_py.policies import (
     HI,
     LO,
+    PROMOTE,
     SKIP,
     AlwaysHigh,
     AlwaysLow,
@@ -34,6 +35,8 @@ BUILT_INS: list[PrecisionPolicy] = [
     WeightThresholds(0.25, 0.125),
     WeightThresholds(0.0, 0.0),
     WeightThresholds(1.0, 1.0),
+    WeightThresholds(0.125, 0.0, wait_above=0.5),
+    WeightThresholds(0.0, 0.0, wait_above=2.0),
     MassBudget(),
     MassBudget(0.5, 0.25),
     MassBudget(0.0, 1.0),
@@ -80,7 +83,7 @@ def test_thresholds_score_misses_alone() -> None:
 
 def test_lo_serves_hi_where_it_is_resident() -> None:
     resident = [LO_RESIDENT, NOTHING]
-    assert choose(HobbitThresholds(1.0, 1.0, lo_serves_hi=True), [0.6, 0.4], resident) == [LO, HI]
+    assert choose(HobbitThresholds(1.0, 1.0, lo_serves_hi=True), [0.6, 0.4], resident) == [PROMOTE, HI]
     assert choose(HobbitThresholds(1.0, 1.0), [0.6, 0.4], resident) == [HI, HI]
 
 
@@ -90,6 +93,14 @@ def test_weight_thresholds_judge_an_expert_by_its_own_weight() -> None:
     assert choose(policy, weights, [NOTHING] * 4) == [HI, LO, LO, SKIP]
     assert choose(policy, weights, [LO_RESIDENT, HI_RESIDENT, NOTHING, HI_RESIDENT]) == [HI, HI, LO, HI]
     assert choose(WeightThresholds(0.5), weights, [NOTHING] * 4) == [LO] * 4  # no favourite, none in hi
+
+
+def test_below_wait_above_a_resident_lo_copy_serves_while_hi_is_read() -> None:
+    weights = [0.5, 0.25, 0.125, 0.125]
+    policy = WeightThresholds(hi_above=0.25, wait_above=0.5)
+    assert choose(policy, weights, [LO_RESIDENT] * 4) == [HI, PROMOTE, LO, LO]
+    assert choose(policy, weights, [NOTHING] * 4) == [HI, HI, LO, LO]
+    assert choose(policy, weights, [HI_RESIDENT] * 4) == [HI] * 4
 
 
 def test_mass_budget_spends_from_the_lightest_up() -> None:
@@ -108,7 +119,7 @@ def test_a_subclass_is_asked_itself() -> None:
     assert to_native(Never()).choose(0, weights, resident).tolist() == [SKIP, SKIP]
 
 
-@pytest.mark.parametrize("codes", [[HI], [HI, 3], [HI, -1]])
+@pytest.mark.parametrize("codes", [[HI], [HI, 4], [HI, -1]])
 def test_codes_of_ones_own_policy_are_checked(codes: list[int]) -> None:
     class Wrong:
         def choose(self, layer: int, gate_weights: Any, resident: Any) -> list[int]:

@@ -68,6 +68,8 @@ class Measurement:
     storage_bytes_per_token: float | None
     hit_rate: float | None = None
     read_bytes_per_token: float | None = None
+    wanted_bytes_per_token: float | None = None
+    """Of copies that were not complete when the token wanted them."""
     stall_s_per_token: float | None = None
     expert_memory_bytes: int | None = None
     precision: str | None = None
@@ -128,6 +130,7 @@ def _measure_loaded(model: llama_cpp.Llama, load_s: float, text: str, shape: Run
         ),
         hit_rate=stats.hit_rate if stats and has_experts else None,
         read_bytes_per_token=stats.read_bytes / n_decoded if stats and has_experts else None,
+        wanted_bytes_per_token=stats.wanted_bytes / n_decoded if stats and has_experts else None,
         stall_s_per_token=stats.stall_us / 1e6 / n_decoded if stats and has_experts else None,
         expert_memory_bytes=stats.expert_memory_bytes if stats and has_experts else None,
         precision=stats.precision if stats else None,

@@ -6,6 +6,7 @@ from .eviction import EvictionPolicy
 from .precision import (
     HI,
     LO,
+    PROMOTE,
     SKIP,
     AlwaysHigh,
     AlwaysLow,
@@ -25,6 +26,7 @@ __all__ = [
     "LO",
     "PREDICTORS",
     "PRESETS",
+    "PROMOTE",
     "SKIP",
     "AlwaysHigh",
     "AlwaysLow",

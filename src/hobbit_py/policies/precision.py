@@ -3,7 +3,8 @@
 A policy is asked for each token and layer, and, where experts are read ahead, for what the next layer will probably
 select; so it must not keep state. It gets the gate weights of the selected experts, float32 [n_used], descending and
 summing to 1, and what is resident of each, int8 [n_used]: 0 nothing, 1 the lo copy, 2 the hi copy. It returns codes,
-[n_used] of SKIP, LO and HI. Where the tokens of a batch differ over an expert, the greatest code holds.
+[n_used] of SKIP, LO, HI and PROMOTE: lo now, and the hi copy is read as soon as the drive has time. Where the tokens
+of a batch differ over an expert, the most demanding code holds: HI, then PROMOTE, then LO.
 
 The built-ins here are the readable specification; the native core has a twin of each that decides alike.
 """
@@ -17,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-SKIP, LO, HI = 0, 1, 2
+SKIP, LO, HI, PROMOTE = 0, 1, 2, 3
 Codes = Sequence[int] | npt.NDArray[np.integer]
 Weights = npt.NDArray[np.float32]
 Copies = npt.NDArray[np.int8]
@@ -56,8 +57,8 @@ class HobbitThresholds:
 
     A missing expert's unimportance is the gate mass of the token's better experts: up to t1 it is read in hi, up to t2
     in lo, beyond it is skipped. The best expert is always hi, and what is resident in hi serves as it is. The paper's
-    values for two experts a token are t1 = 0.6, t2 = 0.9. With lo_serves_hi (not in the paper) a resident lo copy also
-    serves where hi was chosen.
+    values for two experts a token are t1 = 0.6, t2 = 0.9. With lo_serves_hi (not in the paper) a resident lo copy
+    serves where hi was chosen, until the hi copy is there.
     """
 
     t1: float = 0.6
@@ -73,7 +74,7 @@ class HobbitThresholds:
             if copy == HI:
                 codes.append(HI)
             elif rank == 0 or t1 >= 1 or covered <= t1:
-                codes.append(LO if self.lo_serves_hi and copy == LO else HI)
+                codes.append(PROMOTE if self.lo_serves_hi and copy == LO else HI)
             else:
                 codes.append(LO if t2 >= 1 or covered <= t2 else SKIP)
             covered += weight
@@ -87,19 +88,27 @@ class WeightThresholds:
     What an expert in lo adds to the layer's error grows with the square of its weight, and every hi copy costs the same
     to read. So this rule leaves the least error for a given number of hi reads. HobbitThresholds, which counts the
     weight of the better experts, also reads the best one of a token that has no favourite. What is resident in hi
-    serves as it is. hi_above = 0 is exact mode.
+    serves as it is. Below wait_above a resident lo copy serves where hi was chosen, until the hi copy is there: no
+    token waits for the drive then. hi_above = wait_above = 0 is exact mode.
     """
 
     hi_above: float = 0.2
     skip_below: float = 0.0
+    wait_above: float = 0.0
 
     def choose(self, layer: int, gate_weights: Weights, resident: Copies) -> Codes:
         """See PrecisionPolicy."""
         hi_above, skip_below = np.float32(self.hi_above), np.float32(self.skip_below)
-        return [
-            HI if copy == HI or weight >= hi_above else LO if weight >= skip_below else SKIP
-            for weight, copy in zip(gate_weights, resident, strict=True)
-        ]
+        wait_above = np.float32(self.wait_above)
+        codes = []
+        for weight, copy in zip(gate_weights, resident, strict=True):
+            if copy == HI:
+                codes.append(HI)
+            elif weight >= hi_above:
+                codes.append(PROMOTE if copy == LO and weight < wait_above else HI)
+            else:
+                codes.append(LO if weight >= skip_below else SKIP)
+        return codes
 
 
 @dataclass(frozen=True)
