@@ -33,6 +33,8 @@ from hobbit_py.policies import HI, LO, AlwaysLow, HobbitThresholds, PrecisionPol
 WINDOW = 256
 DEFAULT = "default"
 HI_ABOVE = (0.1, 0.15, 0.25, 0.3, 0.4, 0.6)  # besides the default
+# Where a resident lo copy serves below the second while its hi copy is read in idle time.
+HI_AND_WAIT_ABOVE = ((0.2, 0.3), (0.2, 0.5), (0.2, 2.0), (0.1, 2.0), (0.3, 2.0))
 SKIP_BELOW = 0.03
 HOBBIT_THRESHOLDS = ((0.0, 1.0), (0.0, 0.9), (0.6, 0.9))
 LO_SHARES = (0.25, 0.75)  # besides the default
@@ -125,6 +127,10 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
     for hi_above in HI_ABOVE:
         for lo in los:
             yield mixed("weight", f"hi above {hi_above:g}", lo, WeightThresholds(hi_above))
+    for hi_above, wait_above in HI_AND_WAIT_ABOVE:
+        for lo in los:
+            setting = f"hi above {hi_above:g}, wait above {wait_above:g}"
+            yield mixed("weight", setting, lo, WeightThresholds(hi_above, wait_above=wait_above))
     for lo in los:
         policy = replace(default, skip_below=SKIP_BELOW)
         yield mixed("weight", f"{DEFAULT}, skip below {SKIP_BELOW:g}", lo, policy)

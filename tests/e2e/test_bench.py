@@ -11,6 +11,8 @@ import pytest
 
 from hobbit_py.bundled import bundled_model
 
+pytestmark = pytest.mark.alone
+
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

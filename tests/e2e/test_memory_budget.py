@@ -13,6 +13,8 @@ import widen_gguf
 
 from hobbit_py.bundled import bundled_model
 
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 PROMPT = "It was"  # keeps the bundled model talking
 N_TOKENS = 200

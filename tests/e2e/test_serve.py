@@ -19,6 +19,8 @@ from support import ArenaSize, ModelFactory, arena_bytes
 
 from hobbit_py.bundled import bundled_model
 
+pytestmark = pytest.mark.alone
+
 N_CTX = 1024
 EXAMPLE = Path(__file__).parents[2] / "examples" / "server_client.py"
 QUESTION: list[Any] = [{"role": "user", "content": "What is a dog?"}]

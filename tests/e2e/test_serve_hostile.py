@@ -16,6 +16,8 @@ from support import ModelFactory
 
 from hobbit_py.bundled import bundled_model
 
+pytestmark = pytest.mark.alone
+
 KEY = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 CHAT = "/v1/chat/completions"

@@ -17,6 +17,8 @@ from server_process import ServerProcess
 
 from hobbit_py.bundled import bundled_model
 
+pytestmark = pytest.mark.alone
+
 N_EXAMPLES = 20
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

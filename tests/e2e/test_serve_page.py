@@ -20,6 +20,7 @@ Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)"),
 ]
@@ -74,8 +75,9 @@ def test_a_question_is_answered(page: Page) -> None:
     expect(turns).to_have_count(2)
     expect(turns.nth(0)).to_have_text("YouWhat is a dog?")
     expect(page.locator("#stop")).to_be_disabled(timeout=WAIT_MS)
-    expect(turns.nth(1)).to_have_text(re.compile(r"Model.*\bdog\b", re.DOTALL))
-    expect(page.locator("#announcer")).to_have_text(re.compile(r"\bdog\b"))
+    answer = (turns.nth(1).text_content() or "").removeprefix("Model")
+    assert re.search(r"\w{2,} \w", answer)  # it is sampled, so any words will do
+    expect(page.locator("#announcer")).to_have_text(answer)
     expect(page.locator("#speed-now")).to_have_text(re.compile(r"[\d.]+ tok/s"), timeout=WAIT_MS)
     expect(page.locator("#hits-now")).to_have_text(re.compile(r"\d+ %"))
     expect(page.locator("#read-now")).to_have_text(re.compile(r"0\.\d+ GB per token"))

@@ -170,7 +170,7 @@ def test_what_is_resident_in_lo_is_not_waited_for(tiny_model: ModelFactory) -> N
     memory = arena_bytes(hi, ArenaSize.ALL)
     n_waited = {}
     for wait_above in (0.0, 2.0):
-        policy = WeightThresholds(hi_above=0.0, wait_above=wait_above)
+        policy = WeightThresholds(hi_above=1e-6, wait_above=wait_above)
         with closing(mixed_llama(hi, memory, lo=lo, lo_share=0.5, policy=policy, prefetch=False)) as model:
             model.set_policy(AlwaysLow())
             one_by_one(model, tokens)

@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from hobbit_py.server.connections import TimedProtocol
 
+pytestmark = pytest.mark.alone
+
 LIMIT_S = 0.3
 REQUEST = b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n"
 N_LARGE_BYTES = 64 << 20  # more than the buffers of two sockets
