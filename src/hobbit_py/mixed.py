@@ -91,7 +91,7 @@ def mixed_settings(
             note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
         )
     return MixedSettings(
-        policy=WeightThresholds(tuning.hi_above, tuning.skip_below),
+        policy=WeightThresholds(tuning.hi_above, tuning.skip_below, tuning.wait_above),
         lo_share=tuning.lo_share,
         note=f"Mixed precision with lo copies from {name}; loss {format_loss(tuning.loss)} perplexity, measured by "
         f"hobbit tune.",

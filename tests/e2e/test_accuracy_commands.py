@@ -86,11 +86,11 @@ def test_tune_stores_what_the_next_run_uses(model: Path) -> None:
         chosen = [
             m
             for m in tuned["measured"]
-            if all(m[name] == tuned[name] for name in ("hi_above", "skip_below", "lo_share"))
+            if all(m[name] == tuned[name] for name in ("hi_above", "wait_above", "skip_below", "lo_share"))
         ]
         assert len(chosen) == 1
         assert chosen[0]["loss"] == tuned["loss"] <= 0.05
-        assert tuned["bytes_ratio"] == min(m["bytes_ratio"] for m in tuned["measured"] if m["loss"] <= 0.05) < 1
+        assert tuned["time_ratio"] == min(m["time_ratio"] for m in tuned["measured"] if m["loss"] <= 0.05) < 1
         result = hobbit("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
         assert "measured by hobbit tune" in result.stderr
     finally:

@@ -33,10 +33,12 @@ DECODE = make_prompt(8, seed=1)
 TUNING = Tuning(
     hi_above=0.0,
     skip_below=0.0,
+    wait_above=0.0,
     lo_share=0.25,
     loss=0.004,
     loss_se=0.001,
     bytes_ratio=0.4,
+    time_ratio=0.5,
     tokens=1024,
     max_loss=0.01,
     expert_memory_bytes=1 << 20,

@@ -12,15 +12,17 @@ from hobbit_py.mixed import default_lo_share, default_policy, format_loss
 from hobbit_py.policies import HI, WeightThresholds
 from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
 from hobbit_py.tune.routing import RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
-from hobbit_py.tune.search import LO_SHARES, Candidate, Measured, search
+from hobbit_py.tune.search import LO_SHARES, NEVER_WAIT, Candidate, Measured, Speeds, search
 
 TUNING = Tuning(
     hi_above=0.25,
     skip_below=0.05,
+    wait_above=0.5,
     lo_share=0.5,
     loss=0.004,
     loss_se=0.001,
     bytes_ratio=0.4,
+    time_ratio=0.5,
     tokens=1024,
     max_loss=0.01,
     expert_memory_bytes=1 << 20,
@@ -41,15 +43,16 @@ HI_LADDER, SKIP_LADDER = [0.6, 0.3, 0.1], [0.02, 0.05]
 class Landscape:
     """A made-up model: what settings lose and read."""
 
-    def __init__(self, loss_of_lo: float, skip_loss: float = 1.0) -> None:
-        self.loss_of_lo, self.skip_loss = loss_of_lo, skip_loss
+    def __init__(self, loss_of_lo: float, skip_loss: float = 1.0, never_wait_loss: float = 1.0) -> None:
+        self.loss_of_lo, self.skip_loss, self.never_wait_loss = loss_of_lo, skip_loss, never_wait_loss
         self.asked: list[Candidate] = []
 
     def measure(self, candidate: Candidate) -> Measured:
         self.asked.append(candidate)
         loss = self.loss_of_lo * candidate.hi_above + self.skip_loss * candidate.skip_below
+        loss += self.never_wait_loss * max(0.0, candidate.wait_above - candidate.hi_above)
         bytes_ratio = 0.9 - candidate.hi_above - candidate.skip_below + 0.1 * abs(candidate.lo_share - 0.75)
-        return Measured(candidate, loss, 0.0, 0.0, bytes_ratio)
+        return Measured(candidate, loss, 0.0, 0.0, bytes_ratio, bytes_ratio - 0.1 * candidate.wait_above)
 
     def search(self, max_loss: float) -> tuple[Measured | None, list[Measured]]:
         return search(HI_LADDER, SKIP_LADDER, self.measure, max_loss)
@@ -68,6 +71,20 @@ def test_search_skips_as_far_as_the_loss_allows() -> None:
     chosen, _ = Landscape(loss_of_lo=0.0, skip_loss=0.3).search(0.01)
     assert chosen is not None
     assert chosen.candidate == Candidate(0.6, 0.02, 0.75)  # 0.05 would lose 1.5%
+
+
+def test_search_waits_for_as_little_as_the_loss_allows() -> None:
+    for never_wait_loss, wait_above in ((0.0, NEVER_WAIT), (0.01, 0.6), (1.0, 0.0)):
+        chosen, _ = Landscape(loss_of_lo=0.02, never_wait_loss=never_wait_loss).search(0.01)
+        assert chosen is not None
+        assert (chosen.candidate.hi_above, chosen.candidate.wait_above) == (0.3, wait_above)
+
+
+def test_time_follows_from_bytes() -> None:
+    speeds = Speeds(drive_bytes_s=1e9, compute_s=0.02)
+    assert speeds.token_s(50e6, 50e6) == pytest.approx(0.07)  # everything is waited for
+    assert speeds.token_s(15e6, 5e6) == pytest.approx(0.025)  # the drive has time
+    assert speeds.token_s(50e6, 5e6) == pytest.approx(0.05)  # the drive is the limit
 
 
 def test_search_never_skips_what_would_be_in_hi() -> None:
@@ -163,7 +180,7 @@ def test_counts_for_these_very_files_alone(pair: tuple[Path, Path], changed: str
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 3},
+        {"schema": 2},
         {"hi_above": None},
         {"hi_above": "0.5"},
         {"hi_above": True},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 _DEFAULT_WINDOW = 512
-_MIXED_OPTIONS = "--hi-above, --skip-below, --t1, --t2, --lo-share and --skip-renorm"
+_MIXED_OPTIONS = "--hi-above, --wait-above, --skip-below, --t1, --t2, --lo-share and --skip-renorm"
 _MAX_BATCH = 2048  # tokens of a batch with --chunked, as in llama-perplexity
 
 
@@ -103,12 +103,12 @@ def _mixed_keywords(
 
     if weights and masses:
         raise UsageError(
-            "--hi-above and --skip-below judge an expert by its own weight, --t1 and --t2 by that of the better ones: "
-            "give one kind."
+            "--hi-above, --wait-above and --skip-below judge an expert by its own weight, --t1 and --t2 by that of the "
+            "better ones: give one kind."
         )
     keywords: dict[str, Any] = {}
     if weights:
-        keywords["policy"] = WeightThresholds(weights.get("hi_above", 0.0), weights.get("skip_below", 0.0))
+        keywords["policy"] = WeightThresholds(**{"hi_above": 0.0, **weights})
     if masses:
         keywords["policy"] = HobbitThresholds(t1=masses.get("t1", 0.0), t2=masses.get("t2", 1.0))
     if lo_share is not None:
@@ -184,6 +184,13 @@ class _Run:
     help="Gate weight from which on a miss is read in hi. [default with --skip-below: 0]",
 )
 @click.option(
+    "--wait-above",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Gate weight below which a resident lo copy serves where hi is wanted, which is then read in idle time. "
+    "[default: 0]",
+)
+@click.option(
     "--skip-below",
     type=click.FloatRange(0, 1),
     metavar="X",
@@ -210,6 +217,7 @@ def command(
     max_tokens: int | None,
     chunked: bool,
     hi_above: float | None,
+    wait_above: float | None,
     skip_below: float | None,
     t1: float | None,
     t2: float | None,
@@ -229,7 +237,7 @@ def command(
     from ..evaluate import read_text
 
     options = common.ModelOptions.of(model_options)
-    weights = _given(hi_above=hi_above, skip_below=skip_below)
+    weights = _given(hi_above=hi_above, wait_above=wait_above, skip_below=skip_below)
     mixed_keywords = _mixed_keywords(weights, _given(t1=t1, t2=t2), lo_share, skip_renorm)
     if mixed_keywords and options.precision == "exact":
         raise UsageError(f"{_MIXED_OPTIONS} have no meaning with --precision exact; leave them out.")

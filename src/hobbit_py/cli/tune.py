@@ -16,7 +16,8 @@ from .perplexity import progress_bar
 if TYPE_CHECKING:
     from ..evaluate import Windows
     from ..llama import Llama
-    from ..tune.search import Measured, TuneResult
+    from ..tune import Tuning
+    from ..tune.search import Candidate, Measured, TuneResult
 
 _DEFAULT_WINDOW = 512
 
@@ -31,12 +32,16 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
     return number / 100
 
 
+def _setting(c: Candidate | Tuning) -> str:
+    waits = "never" if c.wait_above > 1 else f"above {max(c.hi_above, c.wait_above):.2f}"
+    return f"hi above {c.hi_above:.2f}, waits {waits}, skip below {c.skip_below:.2f}, lo share {c.lo_share:.2f}"
+
+
 def _row(measured: Measured) -> str:
     c = measured.candidate
     return (
-        f"  hi above {c.hi_above:.2f}  skip below {c.skip_below:.2f}  lo share {c.lo_share:.2f}:  "
-        f"{100 * measured.loss:+.2f}% perplexity "
-        f"(standard error {100 * measured.loss_se:.2f}), {measured.bytes_ratio:.2f} of the bytes"
+        f"  {_setting(c)}:  {100 * measured.loss:+.2f}% perplexity (standard error {100 * measured.loss_se:.2f}), "
+        f"{measured.bytes_ratio:.2f} of the bytes, {measured.time_ratio:.2f} of the time"
     )
 
 
@@ -47,9 +52,9 @@ def _sentences(result: TuneResult) -> list[str]:
         return [*rows, f"No setting stays within {100 * tuning.max_loss:g}%: the model will run in exact mode."]
     return [
         *rows,
-        f"Chosen: hi above {tuning.hi_above:.2f}, skip below {tuning.skip_below:.2f}, lo share {tuning.lo_share:.2f}: "
-        f"{100 * tuning.loss:+.2f}% perplexity over {tuning.tokens} tokens, {1 / max(tuning.bytes_ratio, 1e-9):.1f}x "
-        f"fewer bytes read than in exact mode.",
+        f"Chosen: {_setting(tuning)}: {100 * tuning.loss:+.2f}% perplexity over {tuning.tokens} tokens, "
+        f"{1 / max(tuning.bytes_ratio, 1e-9):.1f}x fewer bytes read than in exact mode, a token takes about "
+        f"{tuning.time_ratio:.2f} of the time.",
     ]
 
 
@@ -81,9 +86,9 @@ def command(
 ) -> None:
     """Find what mixed precision may save within a loss, and keep it beside the model for later runs.
 
-    Measures a handful of settings against exact mode, token by token, with the memory given, and takes the one that
-    reads least. Then replays what the model routed, and keeps the eviction policy that misses least. MODEL needs a lo
-    copy, see 'hobbit pack', or --eviction-only.
+    Measures a handful of settings against exact mode, token by token, with the memory given, and takes the one that is
+    fastest by what it reads and waits for. Then replays what the model routed, and keeps the eviction policy that
+    misses least. MODEL needs a lo copy, see 'hobbit pack', or --eviction-only.
     """
     from ..bundled import bundled_model, sample_text
     from ..evaluate import read_text, windows_of

@@ -1,8 +1,10 @@
-"""Measures candidate thresholds on a text and takes the one that reads least within the allowed loss.
+"""Measures candidate thresholds on a text and takes the one that is fastest within the allowed loss.
 
-Every candidate is a teacher-forced run from a cold cache over the tokens that exact mode ran over. Raising T1 reads
-more and loses less, and skipping and the split of the memory matter less than T1: so the search goes along one of these
-at a time, which takes a handful of runs where the whole grid would take dozens.
+Every candidate is a teacher-forced run from a cold cache over the tokens that exact mode ran over. How long its tokens
+take is computed from the bytes that it read and waited for, and from the speeds of the drive and the cores in exact
+mode: clocks are too noisy to tell candidates apart. What is wanted in hi matters most, then what waits for it, then
+skipping and the split of the memory: so the search goes along one of these at a time, which takes a handful of runs
+where the whole grid would take dozens.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 LO_SHARES = (0.25, 0.5, 0.75)
 _FIRST_LO_SHARE = 0.5
-_MAX_RUNS = 10  # of both ladders, other lo shares, exact mode and the recording of the router
+NEVER_WAIT = 2.0  # above any weight
+_MAX_RUNS = 14  # of the ladders, other lo shares, exact mode and the recording of the router
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,26 @@ class Candidate:
     hi_above: float
     skip_below: float
     lo_share: float
+    wait_above: float = 0.0
+
+    def policy(self) -> WeightThresholds:
+        """Its precision policy."""
+        return WeightThresholds(self.hi_above, self.skip_below, self.wait_above)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Of exact mode's run: the drive while it is busy, and a token without its waits."""
+
+    drive_bytes_s: float
+    compute_s: float
+
+    def token_s(self, read_bytes: float, wanted_bytes: float) -> float:
+        """How long a token takes that reads so much and waits for so much of it.
+
+        Reads that nobody waits for go on beside computing; the drive is busy with all of them.
+        """
+        return max(read_bytes / self.drive_bytes_s, self.compute_s + wanted_bytes / self.drive_bytes_s)
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,7 @@ class Measured:
     loss_se: float
     kl_mean: float
     bytes_ratio: float
+    time_ratio: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +89,7 @@ def search(
     measure: Callable[[Candidate], Measured],
     max_loss: float,
 ) -> tuple[Measured | None, list[Measured]]:
-    """The cheapest candidate within max_loss, None if there is none, and all that were measured.
+    """The fastest candidate within max_loss, None if there is none, and all that were measured.
 
     `hi_ladder` has values of hi_above that read ever more, `skip_ladder` values of skip_below that cost ever more.
     """
@@ -78,15 +102,19 @@ def search(
     ladder = (Candidate(hi_above, 0.0, _FIRST_LO_SHARE) for hi_above in hi_ladder)
     found = next((candidate for candidate in ladder if within(candidate)), None)
     if found is not None:
-        for skip_below in skip_ladder:
-            if skip_below < found.hi_above and not within(replace(found, skip_below=skip_below)):
+        # What waits, from nothing on; then what is wanted in hi besides, since without waiting it costs little.
+        for wait_above in (NEVER_WAIT, *(h for h in hi_ladder if h > found.hi_above)):
+            if within(replace(found, wait_above=wait_above)):
                 break
-        best = _cheapest(measured, max_loss)
-        assert best is not None
+        best = _fastest(measured, max_loss).candidate
+        for skip_below in skip_ladder:
+            if skip_below < best.hi_above and not within(replace(best, skip_below=skip_below)):
+                break
+        best = _fastest(measured, max_loss).candidate
         for lo_share in LO_SHARES:
             if lo_share != _FIRST_LO_SHARE:
-                within(replace(best.candidate, lo_share=lo_share))
-    return _cheapest(measured, max_loss), measured
+                within(replace(best, lo_share=lo_share))
+    return (_fastest(measured, max_loss) if found is not None else None), measured
 
 
 def tune(
@@ -144,6 +172,8 @@ def tune(
                 exact = run(llama, windows, record=reference)
             trace = replace(recording.trace(windows), lo_part_bytes=lo_sizes)
             expert_memory_bytes = llama.stats().expert_memory_bytes
+            assert llama._engine is not None
+            drive_bytes_s = llama._engine.drive_bytes_s()
         finally:
             llama.close()
         if exact.stats.n_evictions == 0 and exact.stats.n_streamed == 0:
@@ -152,9 +182,11 @@ def tune(
                 "give the --memory or --expert-memory that the model will run with."
             )
 
+        speeds = Speeds(drive_bytes_s, (exact.elapsed_s - exact.stats.stall_us / 1e6) / exact.n_tokens)
+        exact_s = _token_s(speeds, exact)
+
         def measure(candidate: Candidate) -> Measured:
-            policy = WeightThresholds(candidate.hi_above, candidate.skip_below)
-            llama = open_llama(precision="mixed", policy=policy, lo_share=candidate.lo_share)
+            llama = open_llama(precision="mixed", policy=candidate.policy(), lo_share=candidate.lo_share)
             try:
                 evaluation = run(llama, windows, against=reference)
             finally:
@@ -166,19 +198,22 @@ def tune(
                 loss_se=evaluation.divergence.loss_se,
                 kl_mean=evaluation.divergence.kl_mean,
                 bytes_ratio=evaluation.read_bytes_per_token / exact.read_bytes_per_token,
+                time_ratio=_token_s(speeds, evaluation) / exact_s,
             )
 
         chosen, measured = search(hi_thresholds(weights), skip_thresholds(weights), measure, max_loss)
 
     if chosen is None:  # exact mode: hi for everything, all memory for hi
-        chosen = Measured(Candidate(0.0, 0.0, 0.0), loss=0.0, loss_se=0.0, kl_mean=0.0, bytes_ratio=1.0)
+        chosen = Measured(Candidate(0.0, 0.0, 0.0), loss=0.0, loss_se=0.0, kl_mean=0.0, bytes_ratio=1.0, time_ratio=1.0)
     tuning = Tuning(
         hi_above=chosen.candidate.hi_above,
         skip_below=chosen.candidate.skip_below,
+        wait_above=chosen.candidate.wait_above,
         lo_share=chosen.candidate.lo_share,
         loss=chosen.loss,
         loss_se=chosen.loss_se,
         bytes_ratio=chosen.bytes_ratio,
+        time_ratio=chosen.time_ratio,
         tokens=windows.n_tokens,
         max_loss=max_loss,
         expert_memory_bytes=expert_memory_bytes,
@@ -186,7 +221,7 @@ def tune(
     eviction = search_eviction(
         trace,
         expert_memory_bytes,
-        precision=WeightThresholds(tuning.hi_above, tuning.skip_below),
+        precision=chosen.candidate.policy(),
         lo_share=tuning.lo_share,
     )
     return TuneResult(tuning, mix, tuple(measured), eviction, lo_path, model_paths)
@@ -217,5 +252,10 @@ def tune_eviction(
     return search_eviction(trace, stats.expert_memory_bytes), model_paths
 
 
-def _cheapest(measured: list[Measured], max_loss: float) -> Measured | None:
-    return min((m for m in measured if m.loss <= max_loss), key=lambda m: m.bytes_ratio, default=None)
+def _fastest(measured: list[Measured], max_loss: float) -> Measured:
+    """Of candidates that would take equally long, the one that reads least."""
+    return min((m for m in measured if m.loss <= max_loss), key=lambda m: (m.time_ratio, m.bytes_ratio))
+
+
+def _token_s(speeds: Speeds, evaluation: Evaluation) -> float:
+    return speeds.token_s(evaluation.read_bytes_per_token, evaluation.stats.wanted_bytes / evaluation.n_tokens)

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 from ..atomic_file import write_text_atomically
 from ..policies.eviction import BUILT_INS
 
-SCHEMA = 2
+SCHEMA = 3
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -27,15 +27,18 @@ class Tuning:
     """Thresholds, and what they cost and saved where they were measured.
 
     `loss` is the perplexity against exact mode on the same tokens, minus one (0.004: 0.4% worse), `loss_se` its
-    standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory.
+    standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory; `time_ratio` the time
+    of a token, likewise, as far as it follows from bytes (tune.search.Speeds).
     """
 
     hi_above: float
     skip_below: float
+    wait_above: float
     lo_share: float
     loss: float
     loss_se: float
     bytes_ratio: float
+    time_ratio: float
     tokens: int
     max_loss: float
     expert_memory_bytes: int
@@ -138,7 +141,8 @@ def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
             return None
         values[field.name] = int(value) if field.name in ("tokens", "expert_memory_bytes") else float(value)
     tuning = Tuning(**values)
-    in_range = 0 <= tuning.hi_above <= 1 and 0 <= tuning.skip_below <= 1 and 0 <= tuning.lo_share <= 1
+    shares = (tuning.hi_above, tuning.skip_below, tuning.lo_share)
+    in_range = all(0 <= share <= 1 for share in shares) and tuning.wait_above >= 0
     return tuning if in_range else None
 
 
