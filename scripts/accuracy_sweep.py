@@ -85,8 +85,11 @@ class Model:
         reader = gguf.GGUFReader(path)
         arch = str(reader.fields["general.architecture"].contents())
         n_used = int(reader.fields[f"{arch}.expert_used_count"].contents())
-        n_bytes = sum(int(t.n_bytes) for t in reader.tensors if "_exps.weight" in t.name)
-        return cls(path, arch, n_used, n_bytes)
+        return cls(path, arch, n_used, expert_bytes_of(reader))
+
+
+def expert_bytes_of(reader: gguf.GGUFReader) -> int:
+    return sum(int(t.n_bytes) for t in reader.tensors if "_exps.weight" in t.name)
 
 
 def expert_type(path: Path) -> str:
@@ -106,7 +109,8 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
         return Point(model.path.name, arena, method, setting, lo, path, keywords)
 
     def mixed(method: str, setting: str, lo: Path, policy: PrecisionPolicy, lo_share: float | None = None) -> Point:
-        share = default_lo_share(model.n_expert_used) if lo_share is None else lo_share
+        lo_ratio = expert_bytes_of(gguf.GGUFReader(lo)) / model.expert_bytes
+        share = default_lo_share(model.n_expert_used, arena, lo_ratio) if lo_share is None else lo_share
         return point(method, setting, expert_type(lo), lo_path=lo, policy=policy, lo_share=share)
 
     default = default_policy(model.n_expert_used)

@@ -16,11 +16,11 @@ template <class T> using Array = py::array_t<T, py::array::c_style | py::array::
 // Each step's counts, [n_tokens, n_steps] with a step a layer.
 struct ReplayCounts {
     Array<int32_t> n_hits, n_misses_hi, n_misses_lo, n_skipped;
-    Array<int64_t> miss_bytes, guessed_miss_bytes, guess_bytes;
+    Array<int64_t> miss_bytes, guessed_miss_bytes, guess_bytes, upgrade_bytes;
 
     explicit ReplayCounts(const std::vector<py::ssize_t> & shape)
         : n_hits(shape), n_misses_hi(shape), n_misses_lo(shape), n_skipped(shape), miss_bytes(shape),
-          guessed_miss_bytes(shape), guess_bytes(shape) {}
+          guessed_miss_bytes(shape), guess_bytes(shape), upgrade_bytes(shape) {}
 };
 
 // layers [n_steps]; expert_idxs and weights [n_tokens, n_steps, n_used]; guess_layers [n_steps, n_guesses] with -1 for
@@ -45,10 +45,11 @@ ReplayCounts run(Replay & replay, const Array<int32_t> & layers, const Array<int
          guess_idxs.data(), weights.data(),     guess_weights.data()};
     struct {
         int32_t *hits, *misses_hi, *misses_lo, *skipped;
-        int64_t *miss, *guessed, *guess;
-    } out{counts.n_hits.mutable_data(),     counts.n_misses_hi.mutable_data(), counts.n_misses_lo.mutable_data(),
-          counts.n_skipped.mutable_data(),  counts.miss_bytes.mutable_data(),  counts.guessed_miss_bytes.mutable_data(),
-          counts.guess_bytes.mutable_data()};
+        int64_t *miss, *guessed, *guess, *upgrade;
+    } out{counts.n_hits.mutable_data(),      counts.n_misses_hi.mutable_data(),
+          counts.n_misses_lo.mutable_data(), counts.n_skipped.mutable_data(),
+          counts.miss_bytes.mutable_data(),  counts.guessed_miss_bytes.mutable_data(),
+          counts.guess_bytes.mutable_data(), counts.upgrade_bytes.mutable_data()};
 
     py::gil_scoped_release   no_gil;
     std::vector<ReplayGuess> guesses;
@@ -76,6 +77,7 @@ ReplayCounts run(Replay & replay, const Array<int32_t> & layers, const Array<int
             out.miss[row]            = static_cast<int64_t>(counted.miss_bytes);
             out.guessed[row]         = static_cast<int64_t>(counted.guessed_miss_bytes);
             out.guess[row]           = static_cast<int64_t>(counted.guess_bytes);
+            out.upgrade[row]         = static_cast<int64_t>(counted.upgrade_bytes);
         }
     }
     return counts;
@@ -104,7 +106,8 @@ void bind_replay(py::module_ & m) {
         .def_readonly("n_skipped", &ReplayCounts::n_skipped)
         .def_readonly("miss_bytes", &ReplayCounts::miss_bytes)
         .def_readonly("guessed_miss_bytes", &ReplayCounts::guessed_miss_bytes)
-        .def_readonly("guess_bytes", &ReplayCounts::guess_bytes);
+        .def_readonly("guess_bytes", &ReplayCounts::guess_bytes)
+        .def_readonly("upgrade_bytes", &ReplayCounts::upgrade_bytes);
     py::class_<Replay>(m, "Replay")
         .def(py::init(&make_replay), py::arg("n_expert"), py::arg("n_used"), py::arg("alignment"),
              py::arg("hi_part_bytes"), py::arg("lo_part_bytes"), py::arg("options"), py::arg("policy"),

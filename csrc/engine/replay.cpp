@@ -78,6 +78,7 @@ ReplayStep Replay::step(uint16_t layer_idx, const int32_t * expert_idxs, const f
         }
     }
     guessed.clear();
+    upgrade(layer_idx, expert_idxs, part_order, out);
     for (const ReplayGuess & guess : guesses) {
         const uint64_t guess_bytes = out.guess_bytes;
         note_guess(layer_idx, guess, out);
@@ -86,6 +87,17 @@ ReplayStep Replay::step(uint16_t layer_idx, const int32_t * expert_idxs, const f
         }
     }
     return out;
+}
+
+void Replay::upgrade(uint16_t layer_idx, const int32_t * expert_idxs, const std::vector<uint32_t> & part_order,
+                     ReplayStep & step) {
+    for (uint32_t i = 0; i < model_.n_used; i++) {
+        const ExpertKey key{layer_idx, static_cast<uint16_t>(expert_idxs[i])};
+        if (choices_[i] == Choice::promote) {
+            const auto load = loader_->begin({key}, part_order, Admission::if_better);
+            step.upgrade_bytes += load->leases()[0].slot ? layouts_.of(key).n_bytes() : 0;
+        }
+    }
 }
 
 void Replay::note_guess(uint16_t source_layer_idx, const ReplayGuess & guess, ReplayStep & step) {

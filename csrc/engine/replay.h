@@ -36,6 +36,7 @@ struct ReplayStep {
     uint64_t miss_bytes             = 0;
     uint64_t guessed_miss_bytes     = 0; // of those, bytes of copies that had been guessed
     uint64_t guess_bytes            = 0; // copies that were guessed here and not resident
+    uint64_t upgrade_bytes          = 0; // hi copies of experts that were served in lo
 };
 
 class Replay {
@@ -55,6 +56,9 @@ class Replay {
 
   private:
     void choose(uint16_t layer_idx, const int32_t * expert_idxs, const float * weights, std::vector<Choice> & choices);
+    // What the engine would read in idle time, as if there always were some.
+    void upgrade(uint16_t layer_idx, const int32_t * expert_idxs, const std::vector<uint32_t> & part_order,
+                 ReplayStep & step);
     void note_guess(uint16_t source_layer_idx, const ReplayGuess & guess, ReplayStep & step);
 
     ReplayModel                            model_;

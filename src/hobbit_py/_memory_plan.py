@@ -93,8 +93,7 @@ class MemoryPlan:
     def divide_by_precision(self, lo_share: float, *, is_asked: bool) -> None:
         """Gives lo copies their share of the memory; not `is_asked`: where they are of use. After `grant`."""
         fits_in_hi = self.loader_options.expert_memory_bytes >= self._engine.all_slots_bytes
-        nothing_for_lo = not is_asked and not self._device.has_tier and fits_in_hi
-        self.loader_options.lo_share = 0.0 if nothing_for_lo else lo_share
+        self.loader_options.lo_share = 0.0 if fits_in_hi and not is_asked else lo_share
         # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
         self.tier_options.lo_share = lo_share if is_asked else 0.0
 

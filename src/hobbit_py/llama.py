@@ -222,7 +222,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         plan.grant(_host.memory_of(self._ctx), self._n_output_rows(), partial(_free_bytes, chosen_device.name))
         if lo_path is not None:
-            settings = mixed_settings(engine.paths, lo_path, engine.n_expert_used, policy=policy, lo_share=lo_share)
+            settings = mixed_settings(
+                engine.paths,
+                lo_path,
+                engine.n_expert_used,
+                policy=policy,
+                lo_share=lo_share,
+                memory_share=plan.loader_options.expert_memory_bytes / engine.all_slots_bytes,
+                lo_ratio=engine.all_lo_slots_bytes / engine.all_slots_bytes,
+            )
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)
             plan.divide_by_precision(settings.lo_share, is_asked=lo_share is not None)

@@ -52,18 +52,30 @@ def check_lo(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> None:
 def default_policy(n_expert_used: int) -> WeightThresholds:
     """The thresholds of a model that was not tuned: about one expert a token in hi, none skipped (docs/accuracy.md).
 
-    With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two.
+    With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. With many, an
+    expert waits for its hi copy only if it has half of a token's weight.
     """
-    return WeightThresholds(hi_above=min(0.5, 1.6 / n_expert_used))
+    hi_above = min(0.5, 1.6 / n_expert_used)
+    return WeightThresholds(hi_above=hi_above, wait_above=0.0 if n_expert_used <= 2 else 0.5)
 
 
-def default_lo_share(n_expert_used: int) -> float:
-    """The share of the memory for lo copies in a model that was not tuned.
+def default_lo_share(n_expert_used: int, memory_share: float, lo_ratio: float) -> float:
+    """The share of the experts' memory for lo copies in a model that was not tuned.
 
-    With two experts a token, half of the misses are of a best expert, which only a hi copy serves: more room for lo
-    copies made every pair of types read more bytes (docs/accuracy.md).
+    As much as it takes for every expert to be there in hi or in lo, if that is not more than 70%: then nothing has to
+    be waited for but what must be in hi, and the best experts get the rest (docs/accuracy.md). With two experts a
+    token, half of the misses are of a best expert, which only a hi copy serves: a quarter at most.
+
+    Args:
+        n_expert_used: Experts of a token in a layer.
+        memory_share: The experts' memory over what all of them would take in hi.
+        lo_ratio: Bytes of a lo copy over those of a hi copy.
     """
-    return 0.25 if n_expert_used <= 2 else 0.45
+    most = 0.25 if n_expert_used <= 2 else 0.7
+    if memory_share >= 1.0:
+        return 0.0
+    gain = memory_share * (1.0 / lo_ratio - 1.0) if lo_ratio > 0 else 0.0  # copies more than in hi alone
+    return most if gain <= 0.0 else min(most, (1.0 - memory_share) / gain)
 
 
 def mixed_settings(
@@ -73,13 +85,19 @@ def mixed_settings(
     *,
     policy: PrecisionPolicy | None,
     lo_share: float | None,
+    memory_share: float,
+    lo_ratio: float,
 ) -> MixedSettings:
-    """Fills in what the user left open (None), from the tune file if it is about these very files."""
+    """Fills in what the user left open (None), from the tune file if it is about these very files.
+
+    `memory_share` and `lo_ratio` are those of `default_lo_share`.
+    """
     name = Path(lo).name
+    default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
     if policy is not None or lo_share is not None:
         return MixedSettings(
             policy=policy or default_policy(n_expert_used),
-            lo_share=default_lo_share(n_expert_used) if lo_share is None else lo_share,
+            lo_share=default_share if lo_share is None else lo_share,
             note=f"Mixed precision with lo copies from {name}; the loss of these settings is not known, "
             f"'hobbit perplexity --against exact' measures it.",
         )
@@ -87,7 +105,7 @@ def mixed_settings(
     if tuning is None:
         return MixedSettings(
             policy=default_policy(n_expert_used),
-            lo_share=default_lo_share(n_expert_used),
+            lo_share=default_share,
             note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
         )
     return MixedSettings(

@@ -201,7 +201,8 @@ def test_policy_of_ones_own_runs_live(tiny_model: ModelFactory, stock_reference:
     hi, lo = tiny_model("qwen3moe"), tiny_model("qwen3moe", experts_quant=LO_TYPE)
     policy = Recording()
     prompt = make_prompt(7)
-    with closing(mixed_llama(hi, arena_bytes(hi, ArenaSize.QUARTER), lo=lo, policy=policy)) as model:
+    memory = arena_bytes(hi, ArenaSize.QUARTER)
+    with closing(mixed_llama(hi, memory, lo=lo, policy=policy, lo_share=0.25)) as model:
         logits = eval_logits(model, prompt, DECODE)
     # Once for a token and layer; reading ahead may ask once more, with guessed weights.
     n_asked = Counter(layer for layer, _, _ in policy.asked)

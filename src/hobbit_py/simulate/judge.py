@@ -34,7 +34,8 @@ class Judged:
     belady_miss_bytes of an exact-mode cache that knows the future (admitting every miss; belady_bypass_miss_bytes: free
     not to). penalty is HOBBIT's: misses a token, a lo miss counting by its bytes. recall has the share of experts
     predicted 1, 2 and 3 layers ahead. stall_s is the estimate of a token's wait, stall_without_prefetch_s the same if
-    nothing is read ahead. not_simulated names what of the preset a trace cannot show.
+    nothing is read ahead. upgrade_bytes are of hi copies that mixed presets read in idle time for experts served in lo,
+    as if there always were some. not_simulated names what of the preset a trace cannot show.
     """
 
     preset: str
@@ -52,6 +53,7 @@ class Judged:
     recall: list[float]
     guess_bytes: int
     useful_guess_bytes: int
+    upgrade_bytes: int
     stall_s: float
     stall_without_prefetch_s: float
     not_simulated: list[str]
@@ -116,7 +118,8 @@ def judge(
         for preset in presets:
             is_mixed = preset.precision == "mixed" and trace.has_lo
             policy = (precision or default_policy(trace.n_used)) if is_mixed else None
-            share = default_lo_share(trace.n_used) if lo_share is None else lo_share
+            lo_ratio = all_slots_bytes(trace, lo=True) / all_slots_bytes(trace) if is_mixed else 1.0
+            share = default_lo_share(trace.n_used, capacity, lo_ratio) if lo_share is None else lo_share
             eviction = (evictions or {}).get(preset.name) or eviction_policy(
                 preset.eviction, preset.eviction_parameters
             )
@@ -140,6 +143,7 @@ def judge(
                     recall=recall_by_distance(trace, preset),
                     guess_bytes=int(replayed.guess_bytes.sum()),
                     useful_guess_bytes=int(replayed.guessed_miss_bytes.sum()),
+                    upgrade_bytes=int(replayed.upgrade_bytes.sum()),
                     stall_s=stalls[0],
                     stall_without_prefetch_s=stalls[1],
                     not_simulated=_not_simulated(preset),

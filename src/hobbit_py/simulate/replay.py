@@ -34,6 +34,8 @@ class Replayed:
     """Of the missing bytes, those that a predictor had named before."""
     guess_bytes: npt.NDArray[np.int64]
     """What was named at this step for later ones and was not resident then."""
+    upgrade_bytes: npt.NDArray[np.int64]
+    """Hi copies of experts that were served in lo: the engine reads them in idle time, as far as there is some."""
     n_evictions: int
     n_slots: int
     residency: npt.NDArray[np.uint8]
@@ -45,11 +47,11 @@ def slot_bytes(part_bytes: Sequence[int], alignment: int) -> int:
     return sum((n_bytes + alignment - 1) // alignment * alignment + alignment for n_bytes in part_bytes if n_bytes)
 
 
-def all_slots_bytes(trace: Trace) -> int:
-    """Expert memory with a slot for every expert in hi: what capacities are shares of."""
+def all_slots_bytes(trace: Trace, *, lo: bool = False) -> int:
+    """Expert memory with a slot for every expert in hi, which capacities are shares of; or in lo."""
     return sum(
         int(n_expert) * slot_bytes([int(n) for n in parts], trace.alignment)
-        for n_expert, parts in zip(trace.n_expert, trace.hi_part_bytes, strict=True)
+        for n_expert, parts in zip(trace.n_expert, trace.lo_part_bytes if lo else trace.hi_part_bytes, strict=True)
     )
 
 
@@ -109,6 +111,7 @@ def run_replay(trace: Trace, replay: _core.Replay, guesses: Guesses) -> Replayed
         miss_bytes=counts.miss_bytes,
         guessed_miss_bytes=counts.guessed_miss_bytes,
         guess_bytes=counts.guess_bytes,
+        upgrade_bytes=counts.upgrade_bytes,
         n_evictions=replay.n_evictions(),
         n_slots=sum(replay.class_slots()),
         residency=residency,
