@@ -28,7 +28,11 @@ def run(options: argparse.Namespace) -> int:
         for arch in _ARCHS:
             hi = write_model(Path(folder) / f"{arch}.gguf", arch)
             models.append((hi, write_model(Path(folder) / f"{arch}.lo.gguf", arch, experts_quant="Q4_0")))
-        broken = _check("models", [_use_model(*models[i % len(models)], i) for i in range(options.count)])
+        held = []
+        for i in range(options.count):
+            _use_model(*models[i % len(models)], i)
+            held.append(Holdings.now())
+        broken = _check("models", held)
         held = []
         with closing(hobbit_py.Llama(models[0][0], expert_memory=1 << 20, n_ctx=256, n_threads=1)) as llama:
             for _ in range(options.count):
@@ -40,13 +44,12 @@ def run(options: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _use_model(hi: Path, lo: Path, number: int) -> Holdings:
+def _use_model(hi: Path, lo: Path, number: int) -> None:
     mixed = number % 2 == 1
     memory = arena_bytes(hi, list(ArenaSize)[number % 3])
     options = {"expert_memory": memory, "precision": "mixed" if mixed else "exact", "lo": lo if mixed else None}
     with closing(hobbit_py.Llama(hi, n_ctx=256, n_threads=1, **options)) as llama:
         llama.eval(make_prompt(9, seed=number))
-    return Holdings.now()
 
 
 def _check(what: str, held: list[Holdings]) -> int:

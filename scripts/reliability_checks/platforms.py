@@ -87,7 +87,10 @@ def few_files(folder: Path) -> None:
                 llama.eval(make_prompt(7))
         except hobbit_py.HobbitError as error:
             sentences.append(str(error))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+        except OSError as error:  # of llama_cpp, which opens /dev/null
+            sentences.append(f"{error.strerror}.")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
     with closing(hobbit_py.Llama(parts[0], expert_memory=0, n_ctx=_N_CTX)) as llama:
         llama.eval(make_prompt(7))
     for descriptor in taken:
