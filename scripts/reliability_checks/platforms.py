@@ -31,10 +31,11 @@ from .process import Holdings
 _ARCHS = ("qwen3moe", "deepseek2-fused", "gpt-oss")
 _DECODE = make_prompt(4, seed=1)
 _N_CTX = 256
+_ONLY_ARCH = "HOBBIT_PLATFORMS_ARCH"  # for the processes of the cases
 
 
 def check_exact(folder: Path, n_threads: int | None = 1) -> None:
-    for arch in _ARCHS:
+    for arch in os.environ.get(_ONLY_ARCH, " ".join(_ARCHS)).split():
         path = write_model(folder / f"{arch}.gguf", arch)
         for n_prompt in (7, 64):
             prompt = make_prompt(n_prompt)
@@ -200,7 +201,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="hobbit-platforms.") as folder:
         library = str(build("read_faults", Path(folder)))
         for name in options.case or [*PRELOAD_CASES, *CASES]:
-            environment = dict(os.environ)
+            environment = {**os.environ, **({_ONLY_ARCH: options.arch} if options.arch else {})}
             if name in PRELOAD_CASES:
                 environment |= {"LD_PRELOAD": library, PRELOADED: library, **PRELOAD_CASES[name][1]}
             done = subprocess.run(
@@ -219,5 +220,6 @@ def run(options: argparse.Namespace) -> int:
 def add_options(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     names = [*PRELOAD_CASES, *CASES]
     parser.add_argument("--case", action="append", choices=names, help="this alone; may be given again")
+    parser.add_argument("--arch", choices=_ARCHS, help="with this model alone")
     parser.add_argument("--inner", choices=names, help=argparse.SUPPRESS)
     return run

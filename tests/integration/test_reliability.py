@@ -14,9 +14,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "reliability.py"
     [
         ("faults", "--count", "12", "--seed", "2"),
         ("property", "--count", "6", "--seed", "2"),
-        ("kill", "--step", "7", "--case", "pack", "--case", "trace", "--case", "pull"),
-        ("platforms", "--case", "64 KiB alignment"),
-        ("platforms", "--case", "no O_DIRECT"),
+        ("kill", "--step", "9", "--case", "trace", "--case", "tune"),
+        ("platforms", "--case", "64 KiB alignment", "--arch", "qwen3moe"),
     ],
     ids=lambda arguments: "-".join(arguments).replace(" ", "-"),
 )

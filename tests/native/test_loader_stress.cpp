@@ -156,14 +156,14 @@ void run_stress(const TinyModel & model, const LoaderOptions & options) {
     }
     stress.reader.drain();
     stress.loader.check_invariants();
-    CHECK(stress.all_right);
-    CHECK(stress.n_steps > n_threads);
-    CHECK(stress.n_given_up > 0);
+    CHECK(stress.all_right.load());
+    CHECK(stress.n_steps.load() > n_threads);
+    CHECK(stress.n_given_up.load() > 0);
     CHECK(stress.loader.stats().n_retries > 0);
     const LoaderStats stats = stress.loader.stats();
-    MESSAGE(stress.n_steps << " steps, " << stress.n_given_up << " given up, " << stress.n_errors << " failed, "
-                           << stats.n_reads << " reads, " << stats.n_retries << " repeated, " << stats.n_evictions
-                           << " evictions, " << stats.n_streamed << " streamed");
+    MESSAGE(stress.n_steps.load() << " steps, " << stress.n_given_up.load() << " given up, " << stress.n_errors.load()
+                                  << " failed, " << stats.n_reads << " reads, " << stats.n_retries << " repeated, "
+                                  << stats.n_evictions << " evictions, " << stats.n_streamed << " streamed");
 }
 
 } // namespace
