@@ -47,6 +47,19 @@ int open_buffered(const std::string & path) {
 
 } // namespace
 
+FileVersion FileVersion::of(int fd) {
+    struct stat info = {};
+    if (::fstat(fd, &info) != 0) {
+        return {};
+    }
+#ifdef __APPLE__
+    const timespec & changed = info.st_mtimespec;
+#else
+    const timespec & changed = info.st_mtim;
+#endif
+    return {info.st_size, changed.tv_sec, changed.tv_nsec};
+}
+
 FileDescriptor::~FileDescriptor() {
     if (fd_ >= 0) {
         ::close(fd_);
@@ -55,7 +68,9 @@ FileDescriptor::~FileDescriptor() {
 
 DirectFile::DirectFile(const std::string & path, bool try_direct)
     : path_(path), buffered_(open_buffered(path)), direct_(open_direct(path, try_direct)),
-      use_direct_(direct_.is_open()) {}
+      version_(FileVersion::of(buffered_.get())), use_direct_(direct_.is_open()) {}
+
+bool DirectFile::is_unchanged() const { return FileVersion::of(buffered_.get()) == version_; }
 
 uint32_t DirectFile::alignment() const {
 #ifdef STATX_DIOALIGN

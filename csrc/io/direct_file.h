@@ -22,6 +22,19 @@ class FileDescriptor {
     const int fd_;
 };
 
+// Differs once a file was written to. A file renamed over another has its own, and leaves the open one as it was.
+struct FileVersion {
+    int64_t n_bytes = -1;
+    int64_t mtime_s = 0, mtime_ns = 0;
+
+    // Of an open file; n_bytes is -1 if it cannot be examined.
+    static FileVersion of(int fd);
+
+    bool operator==(const FileVersion & other) const {
+        return n_bytes == other.n_bytes && mtime_s == other.mtime_s && mtime_ns == other.mtime_ns;
+    }
+};
+
 class DirectFile {
   public:
     static constexpr uint32_t min_align     = 512;
@@ -31,6 +44,9 @@ class DirectFile {
     DirectFile(const std::string & path, bool try_direct);
 
     const std::string & path() const { return path_; }
+
+    // Nobody wrote to the file since it was opened. Asked after a read: what was read before the write is right.
+    bool is_unchanged() const;
 
     // Direct reads are worth trying; goes false once, when one is refused.
     bool use_direct() const { return use_direct_.load(std::memory_order_relaxed); }
@@ -51,6 +67,7 @@ class DirectFile {
     const std::string    path_;
     const FileDescriptor buffered_;
     const FileDescriptor direct_;
+    const FileVersion    version_;
     std::atomic<bool>    use_direct_;
 };
 

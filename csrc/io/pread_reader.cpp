@@ -159,7 +159,14 @@ class PreadReader final : public Reader {
         } else {
             result = read_buffered(file, op);
         }
-        return result.outcome == Outcome::done ? Status() : read_error(op, file.path(), result.os_errno);
+        if (result.outcome != Outcome::done) {
+            return read_error(op, file.path(), result.os_errno);
+        }
+        if (!file.is_unchanged()) { // bytes of two models, mixed, would be a wrong answer that nobody notices
+            return Status::error(file.path() + " was written to while it was in use: load the model again", ESTALE,
+                                 file.path());
+        }
+        return {};
     }
 
     ReadResult read_direct(const DirectFile & file, const ReadOp & op) const {

@@ -143,6 +143,7 @@ class _Model(_stock_model):  # type: ignore[misc, valid-type]
     def _free(self) -> None:
         c_api.llama_model_free(self.model)
         self.model = None
+        del self.engine  # its cache and open files go now, not when the last reference to the Llama does
 
 
 class _Context(_stock_context):  # type: ignore[misc, valid-type]

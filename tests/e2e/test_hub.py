@@ -129,7 +129,7 @@ def test_an_interrupted_download_is_continued(hub: FakeHub, tmp_path: Path) -> N
 
 
 def test_a_killed_download_is_continued(hub: FakeHub, tmp_path: Path) -> None:
-    """What a process that is no more has left: a partial file."""
+    """What a process that is no more has left: a partial file, and a temporary one of huggingface_hub."""
     done = hobbit(hub, tmp_path, "pull", f"{REPO}:Q8_0")
     path = Path(done.stdout.strip())
     blob = path.resolve()
@@ -137,11 +137,14 @@ def test_a_killed_download_is_continued(hub: FakeHub, tmp_path: Path) -> None:
     partial = blob.rename(blob.with_name(f"{blob.name}.hobbit-partial"))
     with partial.open("r+b") as file:
         file.truncate(5_000_000)
+    (blob.parents[1] / "refs" / "main.0123abcd.tmp").write_text("0123")
     hub.requests.clear()
     again = hobbit(hub, tmp_path, "pull", f"{REPO}:Q8_0")
     assert again.returncode == 0, again.stderr
     assert [r for _, r in hub.downloads()] == ["bytes=5000000-"]
     assert path.read_bytes() == bundled_model().read_bytes()
+    (listed,) = json.loads(hobbit(None, tmp_path, "list", "--json").stdout)["models"]
+    assert (listed["model"], listed["complete"]) == (f"{REPO}:Q8_0", True)
 
 
 def test_damage_on_the_way_is_found(hub: FakeHub, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from support import (
 
 import hobbit_py
 from hobbit_py.bundled import bundled_model
+from hobbit_py.memory import resident_bytes
 
 PROMPT = "The king of the sea"
 MESSAGES = [{"role": "user", "content": "What is a dog?"}]
@@ -184,6 +185,21 @@ def test_close_twice() -> None:
     model.eval([1, 2, 3])
     model.close()
     model.close()
+
+
+def test_close_gives_memory_and_files_back_whoever_keeps_the_object() -> None:
+    def held() -> tuple[int, int]:
+        return resident_bytes(), sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    hobbit_py.Llama(bundled_model(), expert_memory="2MiB", n_ctx=64, n_threads=1).close()  # what is loaded once
+    bytes_before, n_files_before = held()
+    model = hobbit_py.Llama(bundled_model(), expert_memory="24MiB", n_ctx=64, n_threads=1, prefetch=False)
+    model.eval(list(range(32)))
+    assert held()[0] > bytes_before + (16 << 20)
+    model.close()
+    bytes_after, n_files_after = held()
+    assert n_files_after == n_files_before
+    assert bytes_after < bytes_before + (8 << 20)
 
 
 def test_progress_ends_at_one() -> None:

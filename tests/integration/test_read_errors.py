@@ -13,6 +13,7 @@ from support import ArenaSize, ModelFactory, StockReference, arena_bytes, eval_l
 from tiny_models import split_model
 
 import hobbit_py
+from hobbit_py.policies import AlwaysHigh, AlwaysLow
 
 PROMPT = make_prompt(7)
 DECODE = make_prompt(4, seed=1)
@@ -29,14 +30,18 @@ def first_expert_offset(path: Path) -> int:
 
 @contextmanager
 def truncated(path: Path, n_bytes: int) -> Iterator[None]:
-    """While it lasts the file is shorter; the same file, so what is open stays open."""
-    content = path.read_bytes()
+    """While it lasts the file is shorter; the same file, so what is open stays open.
+
+    The time of its last change is restored as well: a file that was written to is not read any more.
+    """
+    content, stat = path.read_bytes(), path.stat()
     os.truncate(path, n_bytes)
     try:
         yield
     finally:
         with path.open("r+b") as file:
             file.write(content)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def load(path: Path, expert_memory: int, *, prefetch: bool = True) -> hobbit_py.Llama:
@@ -103,3 +108,38 @@ def test_generation_ends_and_the_next_one_works(model_copy: Path) -> None:
         with truncated(model_copy, first_expert_offset(model_copy)), pytest.raises(hobbit_py.ReadError):
             model.create_completion(make_prompt(9, seed=5), **options)
         assert model.create_completion(PROMPT, **options)["choices"] == expected
+
+
+def test_the_lo_copy_goes_on_where_the_policy_lets_it(tiny_model: ModelFactory, model_copy: Path) -> None:
+    """A read of the hi copy that fails is not made up for in secret; who wants that says so."""
+    lo = tiny_model("qwen3moe", experts_quant="Q4_0")
+    with closing(
+        hobbit_py.Llama(
+            model_copy, expert_memory=0, lo=lo, policy=AlwaysHigh(), n_ctx=1024, n_threads=2, logits_all=True
+        )
+    ) as model:
+        with truncated(model_copy, first_expert_offset(model_copy)):
+            with pytest.raises(hobbit_py.ReadError):
+                eval_logits(model, PROMPT)
+            before = model.stats()
+            model.set_policy(AlwaysLow())
+            assert np.isfinite(eval_logits(model, PROMPT, DECODE)).all()
+            after = model.stats()
+            assert after.n_used_lo > before.n_used_lo
+            assert after.n_used_hi == before.n_used_hi
+        model.set_policy(AlwaysHigh())
+        eval_logits(model, PROMPT)
+
+
+def test_a_file_that_is_overwritten_is_not_read_any_more(tiny_model: ModelFactory, model_copy: Path) -> None:
+    """`cp other.gguf model.gguf` writes into the file that is open: bytes of two models must not be mixed."""
+    other = tiny_model("qwen3moe", seed=1).read_bytes()
+    assert len(other) == model_copy.stat().st_size
+    os.utime(model_copy, ns=(0, 0))
+    with closing(load(model_copy, arena_bytes(model_copy, ArenaSize.QUARTER))) as model:
+        eval_logits(model, PROMPT, DECODE)
+        model_copy.write_bytes(other)
+        with pytest.raises(hobbit_py.ReadError, match="was written to while it was in use: load the model again"):
+            eval_logits(model, make_prompt(600))
+    with closing(load(model_copy, 0)) as model:
+        eval_logits(model, PROMPT)

@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <filesystem>
 #include <memory>
 #include <system_error>
 #include <thread>
@@ -176,6 +178,34 @@ TEST_CASE("the end of the file") {
         CHECK(completions.read({2, 0, 9000, has_slack, target.segments()}) == "");
         CHECK(target.holds(bytes, 9000));
     }
+}
+
+TEST_CASE("a file that is written to after it was opened is read no more") {
+    const std::vector<std::byte> bytes = random_bytes(10000, 14);
+    const TempFile               file(bytes);
+    const auto                   long_ago = std::filesystem::last_write_time(file.path()) - std::chrono::hours(1);
+    std::filesystem::last_write_time(file.path(), long_ago);
+    bool direct = true;
+    SUBCASE("direct") {}
+    SUBCASE("buffered") { direct = false; }
+    const auto   reader = make_pread_reader({file.path()}, {1, direct});
+    Completions  completions(*reader);
+    const Target target(1000, 32, reader->alignment());
+    CHECK(completions.read({1, 0, 32, true, target.segments()}) == "");
+
+    const int fd = ::open(file.path().c_str(), O_WRONLY);
+    REQUIRE(::pwrite(fd, "other bytes", 11, 100) == 11);
+    ::close(fd);
+    CHECK(completions.read({2, 0, 32, true, target.segments()}) ==
+          file.path() + " was written to while it was in use: load the model again");
+    CHECK(completions.os_errno(2) == ESTALE);
+
+    // Another file under its name is none of this reader's business.
+    const TempFile other(random_bytes(10000, 15));
+    std::filesystem::last_write_time(file.path(), long_ago);
+    std::filesystem::rename(other.path(), file.path());
+    CHECK(completions.read({3, 0, 5000, true, target.segments()}) == "");
+    CHECK(target.holds(bytes, 5000));
 }
 
 TEST_CASE("a file that cannot be opened throws, with its path and reason") {

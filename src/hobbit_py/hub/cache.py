@@ -6,7 +6,6 @@ import glob
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UsageError
 from .choose import RemoteFile, RemoteModel, choose, models_in, part_stem
@@ -31,10 +30,10 @@ def list_models() -> list[CachedModel]:
     found = []
     for repo in _repos():
         for revision in repo.revisions:
-            for model in models_in(_files_of(revision)):
+            for model in models_in(revision.files):
                 reference = Reference(repo.repo_id, model.quant)
                 complete = _is_complete(reference, model)
-                path = Path(revision.snapshot_path) / model.files[0].name
+                path = revision.snapshot_path / model.files[0].name
                 found.append(CachedModel(reference, path, model.n_bytes, repo.last_accessed, complete))
     return sorted(found, key=lambda model: (str(model.reference), str(model.path)))
 
@@ -46,10 +45,10 @@ def cached_model(reference: Reference) -> Path | None:
             continue
         for revision in sorted(repo.revisions, key=lambda r: r.last_modified, reverse=True):
             try:
-                model = choose(reference, _files_of(revision))
+                model = choose(reference, revision.files)
             except UsageError:
                 continue
-            return Path(revision.snapshot_path) / model.files[0].name
+            return revision.snapshot_path / model.files[0].name
     return None
 
 
@@ -59,13 +58,15 @@ def remove_model(reference: Reference) -> int:
     if repo is None:
         raise UsageError(f"{reference.repo} is not on this machine; 'hobbit list' shows what is.")
     if reference.quant is None:
+        blobs = [path for path in repo.repo_path.rglob("*") if path.is_file() and not path.is_symlink()]
+        n_bytes = sum(path.stat().st_size for path in blobs)
         shutil.rmtree(repo.repo_path)
-        return int(repo.size_on_disk)
+        return n_bytes
     wanted = reference.quant.upper()
     links = [
-        Path(revision.snapshot_path) / file.name
+        revision.snapshot_path / file.name
         for revision in repo.revisions
-        for model in models_in(_files_of(revision))
+        for model in models_in(revision.files)
         if model.quant.upper() == wanted
         for file in model.files
     ]
@@ -75,7 +76,7 @@ def remove_model(reference: Reference) -> int:
     n_bytes = sum(path.stat().st_size for path in paths)
     for path in [*links, *paths]:
         path.unlink(missing_ok=True)
-    if not any(path.is_file() for path in (Path(repo.repo_path) / "snapshots").rglob("*")):
+    if not any(path.is_file() for path in (repo.repo_path / "snapshots").rglob("*")):
         shutil.rmtree(repo.repo_path)
     return n_bytes
 
@@ -86,17 +87,49 @@ def _made_beside(link: Path) -> list[Path]:
     return [path for path in link.parent.glob(f"{glob.escape(stem)}.*") if not path.is_symlink() and path.is_file()]
 
 
-def _repos() -> list[Any]:
-    try:
-        info = hub().scan_cache_dir()
-    except hub().errors.CacheNotFound:  # nothing was ever fetched
-        return []
-    return [repo for repo in info.repos if repo.repo_type == "model"]
+@dataclass(frozen=True)
+class _Revision:
+    snapshot_path: Path
+    files: tuple[RemoteFile, ...]
+    last_modified: float
 
 
-def _files_of(revision: Any) -> list[RemoteFile]:  # noqa: ANN401
-    root = Path(revision.snapshot_path)
-    return [RemoteFile(Path(file.file_path).relative_to(root).as_posix(), file.size_on_disk) for file in revision.files]
+@dataclass(frozen=True)
+class _Repo:
+    repo_id: str
+    repo_path: Path
+    revisions: tuple[_Revision, ...]
+    last_accessed: float
+
+
+def _repos() -> list[_Repo]:
+    """The repositories of models in the cache.
+
+    huggingface_hub's own scan passes over a repository in which anything is amiss, and a process that was killed while
+    it fetched a file leaves enough for that: a temporary file beside the names of revisions.
+    """
+    separator: str = hub().constants.REPO_ID_SEPARATOR
+    prefix = f"models{separator}"
+    folders = Path(hub().constants.HF_HUB_CACHE).glob(f"{prefix}*")
+    return [
+        _repo(folder, folder.name.removeprefix(prefix).replace(separator, "/"))
+        for folder in sorted(folders)
+        if folder.is_dir()
+    ]
+
+
+def _repo(folder: Path, repo_id: str) -> _Repo:
+    revisions, last_accessed = [], 0.0
+    for snapshot in sorted(path for path in folder.glob("snapshots/*") if path.is_dir()):
+        files, last_modified = [], 0.0
+        for path in sorted(snapshot.rglob("*")):
+            if path.is_file():  # not a link whose file is gone
+                stat = path.stat()
+                files.append(RemoteFile(path.relative_to(snapshot).as_posix(), stat.st_size))
+                last_modified = max(last_modified, stat.st_mtime)
+                last_accessed = max(last_accessed, stat.st_atime)
+        revisions.append(_Revision(snapshot, tuple(files), last_modified))
+    return _Repo(repo_id, folder, tuple(revisions), last_accessed)
 
 
 def _is_complete(reference: Reference, model: RemoteModel) -> bool:
