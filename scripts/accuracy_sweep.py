@@ -113,7 +113,7 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
         share = default_lo_share(model.n_expert_used, arena, lo_ratio) if lo_share is None else lo_share
         return point(method, setting, expert_type(lo), lo_path=lo, policy=policy, lo_share=share)
 
-    default = default_policy(model.n_expert_used)
+    default = default_policy(model.n_expert_used, arena)
     yield point("exact", "", precision="exact")
     for lo in los:
         yield mixed("weight", DEFAULT, lo, default)

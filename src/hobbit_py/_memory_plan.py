@@ -92,8 +92,10 @@ class MemoryPlan:
 
     def divide_by_precision(self, lo_share: float, *, is_asked: bool) -> None:
         """Gives lo copies their share of the memory; not `is_asked`: where they are of use. After `grant`."""
-        fits_in_hi = self.loader_options.expert_memory_bytes >= self._engine.all_slots_bytes
-        self.loader_options.lo_share = 0.0 if fits_in_hi and not is_asked else lo_share
+        expert_bytes = self.loader_options.expert_memory_bytes
+        left_by_hi = max(0, expert_bytes - self._engine.all_slots_bytes) / max(1, expert_bytes)
+        # Only below a GPU is there memory for more than all experts in hi (see grant).
+        self.loader_options.lo_share = lo_share if is_asked else max(lo_share, left_by_hi)
         # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
         self.tier_options.lo_share = lo_share if is_asked else 0.0
 

@@ -49,29 +49,29 @@ def check_lo(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> None:
     verify(model_paths, lo)
 
 
-def default_policy(n_expert_used: int) -> WeightThresholds:
+def default_policy(n_expert_used: int, memory_share: float) -> WeightThresholds:
     """The thresholds of a model that was not tuned: about one expert a token in hi, none skipped (docs/accuracy.md).
 
-    With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. With many, an
-    expert waits for its hi copy only if it has half of a token's weight.
+    With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. With many,
+    and memory (`memory_share` of what all experts take in hi) for so many that the drive has time to spare, only an
+    expert with half of a token's weight waits for its hi copy; below, the drive is the limit and that would gain little.
     """
     hi_above = min(0.5, 1.6 / n_expert_used)
-    return WeightThresholds(hi_above=hi_above, wait_above=0.0 if n_expert_used <= 2 else 0.5)
+    return WeightThresholds(hi_above=hi_above, wait_above=0.5 if n_expert_used > 2 and memory_share >= 0.4 else 0.0)
 
 
 def default_lo_share(n_expert_used: int, memory_share: float, lo_ratio: float) -> float:
     """The share of the experts' memory for lo copies in a model that was not tuned.
 
-    As much as it takes for every expert to be there in hi or in lo, if that is not more than 70%: then nothing has to
-    be waited for but what must be in hi, and the best experts get the rest (docs/accuracy.md). With two experts a
-    token, half of the misses are of a best expert, which only a hi copy serves: a quarter at most.
+    45%, or less where that is enough for every expert to be there in hi or in lo. With two experts a token, half of the
+    misses are of a best expert, which only a hi copy serves: a quarter at most (docs/accuracy.md).
 
     Args:
         n_expert_used: Experts of a token in a layer.
         memory_share: The experts' memory over what all of them would take in hi.
         lo_ratio: Bytes of a lo copy over those of a hi copy.
     """
-    most = 0.25 if n_expert_used <= 2 else 0.7
+    most = 0.25 if n_expert_used <= 2 else 0.45
     if memory_share >= 1.0:
         return 0.0
     gain = memory_share * (1.0 / lo_ratio - 1.0) if lo_ratio > 0 else 0.0  # copies more than in hi alone
@@ -94,9 +94,10 @@ def mixed_settings(
     """
     name = Path(lo).name
     default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
+    own_policy = default_policy(n_expert_used, memory_share)
     if policy is not None or lo_share is not None:
         return MixedSettings(
-            policy=policy or default_policy(n_expert_used),
+            policy=policy or own_policy,
             lo_share=default_share if lo_share is None else lo_share,
             note=f"Mixed precision with lo copies from {name}; the loss of these settings is not known, "
             f"'hobbit perplexity --against exact' measures it.",
@@ -104,7 +105,7 @@ def mixed_settings(
     tuning = load_tuning(model_paths, lo)
     if tuning is None:
         return MixedSettings(
-            policy=default_policy(n_expert_used),
+            policy=own_policy,
             lo_share=default_share,
             note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
         )

@@ -215,17 +215,18 @@ def test_loss_in_words(loss: float, text: str) -> None:
 
 
 def test_defaults_depend_on_the_experts_used() -> None:
-    assert default_policy(2) == WeightThresholds(0.5)
-    assert default_policy(8) == WeightThresholds(0.2, wait_above=0.5)
+    assert default_policy(2, 0.5) == WeightThresholds(0.5)
+    assert default_policy(8, 0.5) == WeightThresholds(0.2, wait_above=0.5)
+    assert default_policy(8, 0.25) == WeightThresholds(0.2)
 
 
-def test_by_default_every_expert_is_there_in_hi_or_in_lo() -> None:
+def test_by_default_lo_copies_get_no_more_than_makes_every_expert_resident() -> None:
     lo_ratio = 0.4
-    for memory_share in (0.5, 0.65, 0.9):
+    for memory_share in (0.65, 0.9):
         lo_share = default_lo_share(8, memory_share, lo_ratio)
         n_in_hi, n_in_lo = memory_share * (1 - lo_share), memory_share * lo_share / lo_ratio
         assert n_in_hi + n_in_lo == pytest.approx(1)
-    assert default_lo_share(8, 0.25, lo_ratio) == 0.7  # no room for all
+    assert default_lo_share(8, 0.25, lo_ratio) == default_lo_share(8, 0.5, lo_ratio) == 0.45  # no room for all
     assert default_lo_share(2, 0.25, lo_ratio) == 0.25
     assert default_lo_share(8, 1.0, lo_ratio) == 0.0
-    assert default_lo_share(8, 0.5, 1.2) == 0.7  # copies that are no smaller
+    assert default_lo_share(8, 0.5, 1.2) == 0.45  # copies that are no smaller

@@ -117,7 +117,7 @@ def judge(
                 done()
         for preset in presets:
             is_mixed = preset.precision == "mixed" and trace.has_lo
-            policy = (precision or default_policy(trace.n_used)) if is_mixed else None
+            policy = (precision or default_policy(trace.n_used, capacity)) if is_mixed else None
             lo_ratio = all_slots_bytes(trace, lo=True) / all_slots_bytes(trace) if is_mixed else 1.0
             share = default_lo_share(trace.n_used, capacity, lo_ratio) if lo_share is None else lo_share
             eviction = (evictions or {}).get(preset.name) or eviction_policy(
