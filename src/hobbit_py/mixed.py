@@ -54,7 +54,7 @@ def default_policy(n_expert_used: int, memory_share: float) -> WeightThresholds:
 
     With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. With many,
     and memory (`memory_share` of what all experts take in hi) for so many that the drive has time to spare, only an
-    expert with half of a token's weight waits for its hi copy; below, the drive is the limit and that would gain little.
+    expert with half of a token's weight waits for its hi copy; with less the drive is the limit, and little is gained.
     """
     hi_above = min(0.5, 1.6 / n_expert_used)
     return WeightThresholds(hi_above=hi_above, wait_above=0.5 if n_expert_used > 2 and memory_share >= 0.4 else 0.0)
