@@ -5,6 +5,7 @@
 
 namespace hobbit {
 
+void bind_abort(pybind11::module_ & m);
 void bind_errors(pybind11::module_ & m);
 void bind_engine(pybind11::module_ & m);
 void bind_precision(pybind11::module_ & m);

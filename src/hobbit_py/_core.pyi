@@ -9,6 +9,14 @@ import numpy.typing as npt
 class StoreError(ValueError):
     """A model file is missing, damaged or of the wrong kind."""
 
+class AbortGuard:
+    """A context manager: within it, an abort of ggml in this thread fails the call it happens in."""
+
+    def __enter__(self) -> AbortGuard: ...
+    def __exit__(self, *exception: object) -> None: ...
+    @property
+    def message(self) -> str: ...
+
 class Precision:
     """The two copies of an expert."""
 

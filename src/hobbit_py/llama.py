@@ -223,7 +223,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.note = "This model has no experts: it runs as plain llama.cpp, and the memory budget is not enforced."
             if chosen_device.name != "CPU":
                 arguments.setdefault("n_gpu_layers", -1)
-            super().__init__(path, **arguments)
+            with _host.explaining(path, engine.architecture):
+                super().__init__(path, **arguments)
             return
 
         self.model_paths = tuple(engine.paths)
@@ -255,7 +256,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 needs = self._needs(context_needs, io_bytes=engine.io_bytes(loader_options))
                 check_budget(budget_bytes, needs, engine.token_slot_bytes, is_auto=is_auto)
 
-        with _host.loading(engine, progress, before=before_load):
+        with _host.explaining(path, engine.architecture), _host.loading(engine, progress, before=before_load):
             super().__init__(path, **arguments)
         self._engine = engine
 
