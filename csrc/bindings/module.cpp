@@ -17,4 +17,5 @@ PYBIND11_MODULE(_core, m) {
     hobbit::bind_engine(m);
     hobbit::bind_replay(m);
     hobbit::bind_memory(m);
+    hobbit::bind_vocabulary(m);
 }

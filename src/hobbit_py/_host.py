@@ -133,6 +133,8 @@ def explaining(path: str, architecture: str) -> Iterator[None]:
     except (jinja2.TemplateError, SyntaxError, RecursionError) as error:  # of its parser, or Python's own below it
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ModelFileError(f"{path!r} has a chat template that is not sound Jinja: {reason}.") from error
+    except _core.StoreError as error:
+        raise ModelFileError(f"{path!r} is damaged: {error}.") from None
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{path!r} has a text that is not UTF-8: download it again.") from error
     except ValueError as error:
@@ -141,6 +143,11 @@ def explaining(path: str, architecture: str) -> Iterator[None]:
         if str(error).startswith("Failed to load model"):
             raise ModelFileError(_cannot_load(path, architecture, _contradiction(guard))) from None
         raise
+
+
+def check_vocabulary(model: Any) -> None:  # noqa: ANN401
+    """Of a LlamaModel, within `explaining`: a text that cannot be tokenised would end the process later."""
+    _core.check_vocabulary(ctypes.cast(model.vocab, ctypes.c_void_p).value or 0)
 
 
 def _cannot_load(path: str, architecture: str, reason: str) -> str:

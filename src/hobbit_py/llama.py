@@ -225,6 +225,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 arguments.setdefault("n_gpu_layers", -1)
             with _host.explaining(path, engine.architecture):
                 super().__init__(path, **arguments)
+                _host.check_vocabulary(self._model)
             return
 
         self.model_paths = tuple(engine.paths)
@@ -258,6 +259,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         with _host.explaining(path, engine.architecture), _host.loading(engine, progress, before=before_load):
             super().__init__(path, **arguments)
+            _host.check_vocabulary(self._model)
         self._engine = engine
 
         in_use = _host.memory_of(self._ctx)

@@ -15,6 +15,7 @@ from support import ModelFactory
 
 import hobbit_py
 
+I32_TENSOR = 26
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -59,6 +60,13 @@ def set_value(key: bytes, value: int | float | bytes) -> Callable[[Gguf], None]:
     return change
 
 
+def retype(name: bytes, type_id: int) -> Callable[[Gguf], None]:
+    def change(gguf: Gguf) -> None:
+        next(tensor for tensor in gguf.tensors if tensor.name == name).type_id = type_id
+
+    return change
+
+
 def spoil_the_end_token(gguf: Gguf) -> None:
     tokens, end = gguf.find(b"tokenizer.ggml.tokens"), gguf.find(b"tokenizer.ggml.eos_token_id")
     assert tokens is not None
@@ -72,6 +80,10 @@ DAMAGES: dict[str, tuple[Callable[[Gguf], None], str]] = {
     "no layers": (set_value(b"qwen3moe.block_count", 0), "contradicts itself"),
     "rope scaling of no kind": (set_value(b"qwen3moe.rope.scaling.type", b"nonsense"), "contradicts itself"),
     "number of parts that is none": (set_value(b"split.count", 2.5), "split.count is no integer"),
+    "negative epsilon": (set_value(b"qwen3moe.attention.layer_norm_rms_epsilon", -1.0), "a number of 0 or more"),
+    "context of no length": (set_value(b"qwen3moe.context_length", 2**32 - 1), "expected 1 to 2147483647"),
+    "norm of integers": (retype(b"output_norm.weight", I32_TENSOR), "in which no weights are stored"),
+    "tokenizer of another kind": (set_value(b"tokenizer.ggml.model", b"rwkv"), "no token for some letters"),
     "template that does not end": (set_value(b"tokenizer.chat_template", b"{% for m in messages %}"), "chat template"),
     "template of nothing but brackets": (set_value(b"tokenizer.chat_template", b"{{" + b"(" * 5000), "chat template"),
     "token that is no text": (spoil_the_end_token, "is not UTF-8"),
