@@ -139,6 +139,8 @@ def main() -> int:
         sound = originals(Path(name))
         for trial in trials(sound, options.seed, indices, Path(name)):
             counts[trial.outcome.verdict, trial.outcome.stage] += 1
+            if counts.total() % 1000 == 0:
+                print(f"{counts.total()} files ...", file=sys.stderr, flush=True)
             if trial.outcome.is_good and options.only is None:
                 continue
             n_failed += not trial.outcome.is_good
