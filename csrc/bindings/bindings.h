@@ -5,6 +5,7 @@
 
 namespace hobbit {
 
+void bind_abort(pybind11::module_ & m);
 void bind_errors(pybind11::module_ & m);
 void bind_engine(pybind11::module_ & m);
 void bind_precision(pybind11::module_ & m);
@@ -14,6 +15,7 @@ void bind_tier(pybind11::module_ & m);
 void bind_predict(pybind11::module_ & m);
 void bind_policy(pybind11::module_ & m);
 void bind_replay(pybind11::module_ & m);
+void bind_vocabulary(pybind11::module_ & m);
 void bind_trace(pybind11::module_ & m);
 
 } // namespace hobbit

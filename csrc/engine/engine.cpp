@@ -4,6 +4,7 @@
 #include "engine/fill_tier.h"
 #include "io/pread_reader.h"
 #include "store/store_error.h"
+#include "store/weights_check.h"
 
 #include <algorithm>
 #include <fcntl.h>
@@ -51,6 +52,7 @@ Status read_range(const std::string & path, uint64_t offset, std::byte * dst, ui
 
 Engine::Engine(const std::string & path, const EngineOptions & options)
     : hi_model_(GgufModel::open(path)), hi_store_(hi_model_), options_(options) {
+    check_computable(hi_model_);
     if (!options_.lo_path.empty()) {
         lo_model_ = std::make_unique<GgufModel>(GgufModel::open(options_.lo_path));
         lo_store_ = std::make_unique<ExpertStore>(*lo_model_);

@@ -126,6 +126,16 @@ std::optional<int64_t> find_int(const gguf_context * context, const char * key) 
     return largest;
 }
 
+// llama.cpp refuses a number of another kind; taken for absent it would make a whole model of one part.
+int64_t count_parts(const gguf_context * context, const std::string & path) {
+    const int64_t key_id = gguf_find_key(context, key_split_count);
+    if (key_id >= 0 && gguf_get_kv_type(context, key_id) != GGUF_TYPE_UINT16) {
+        throw StoreError(quoted(path) + " has a damaged GGUF header (" + key_split_count +
+                         " is no integer of 16 bits): download it again.");
+    }
+    return key_id < 0 ? 1 : gguf_get_val_u16(context, key_id);
+}
+
 // What llama.cpp appends to a split model's prefix; part_idx counts from 0, the name from 1.
 std::string split_suffix(int64_t part_idx, int64_t n_parts) {
     char suffix[64];
@@ -139,10 +149,6 @@ bool ends_with(const std::string & text, const std::string & suffix) {
 
 // Paths of all parts of a split model, of which `path` says that it is one.
 std::vector<std::string> list_parts(const std::string & path, const gguf_context * context, int64_t n_parts) {
-    if (n_parts > std::numeric_limits<uint16_t>::max()) {
-        throw StoreError(quoted(path) + " says it is one of " + std::to_string(n_parts) +
-                         " parts, at most 65535 are possible: download it again.");
-    }
     const int64_t part_idx = find_int(context, key_split_no).value_or(-1);
     if (part_idx < 0 || part_idx >= n_parts) {
         throw StoreError(quoted(path) + " is one of " + std::to_string(n_parts) +
@@ -222,7 +228,7 @@ void check_names_unique(const std::vector<TensorInfo> & tensors, const std::vect
 GgufModel GgufModel::open(const std::string & path) {
     GgufModel     model;
     Part          first   = read_part(path);
-    const int64_t n_parts = find_int(first.context.get(), key_split_count).value_or(1);
+    const int64_t n_parts = count_parts(first.context.get(), path);
     model.paths_ = n_parts > 1 ? list_parts(path, first.context.get(), n_parts) : std::vector<std::string>{path};
 
     model.file_sizes_.push_back(first.n_bytes);

@@ -33,6 +33,7 @@ if "llama_cpp" not in sys.modules:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 try:
+    import jinja2
     import llama_cpp as llama_cpp
     import llama_cpp._internals as internals
     import llama_cpp.llama_cpp as c_api
@@ -122,6 +123,49 @@ def _make_context(**arguments: Any) -> Any:  # noqa: ANN401
     return (_Context if ours else _stock_context)(**arguments)
 
 
+@contextlib.contextmanager
+def explaining(path: str, architecture: str) -> Iterator[None]:
+    """What llama_cpp raises, or llama.cpp aborts for, in a `Llama` made of a damaged file becomes a ModelFileError."""
+    guard = _core.AbortGuard()
+    try:
+        with guard:
+            yield
+    except (jinja2.TemplateError, SyntaxError, RecursionError) as error:  # of its parser, or Python's own below it
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ModelFileError(f"{path!r} has a chat template that is not sound Jinja: {reason}.") from error
+    except _core.StoreError as error:
+        raise ModelFileError(f"{path!r} is damaged: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path!r} has a text that is not UTF-8: download it again.") from error
+    except ValueError as error:
+        if str(error) == "Failed to create llama_context":
+            raise _no_context(path, guard) from None
+        if str(error).startswith("Failed to load model"):
+            raise ModelFileError(_cannot_load(path, architecture, _contradiction(guard))) from None
+        raise
+
+
+def check_vocabulary(model: Any) -> None:  # noqa: ANN401
+    """Of a LlamaModel, within `explaining`: a text that cannot be tokenised would end the process later."""
+    _core.check_vocabulary(ctypes.cast(model.vocab, ctypes.c_void_p).value or 0)
+
+
+def _cannot_load(path: str, architecture: str, reason: str) -> str:
+    named = architecture or "none is named"
+    reason = reason or f"it is damaged, or this llama.cpp does not know its architecture ({named})"
+    return f"llama.cpp cannot load {path}: {reason}."
+
+
+def _contradiction(guard: _core.AbortGuard) -> str:
+    """What llama.cpp would have ended the process for; "" if it would not have."""
+    return f"it contradicts itself or what llama.cpp can run ({guard.message})" if guard.message else ""
+
+
+def _no_context(path: str, guard: _core.AbortGuard) -> ModelFileError:
+    reason = _contradiction(guard) or "this needs more memory than there is, or more than the model allows"
+    return ModelFileError(f"llama.cpp cannot make a context for {path}: {reason}.")
+
+
 class _Model(_stock_model):  # type: ignore[misc, valid-type]
     """LlamaModel, loaded from the engine's stream."""
 
@@ -148,6 +192,10 @@ class _Model(_stock_model):  # type: ignore[misc, valid-type]
 
 class _Context(_stock_context):  # type: ignore[misc, valid-type]
     """LlamaContext that raises what the engine says of a failed computation."""
+
+    def __init__(self, *, model: Any, params: Any, verbose: bool = True) -> None:  # noqa: ANN401
+        with explaining(model.path_model, model.engine.architecture):
+            super().__init__(model=model, params=params, verbose=verbose)
 
     def decode(self, batch: Any) -> None:  # noqa: ANN401
         try:
@@ -203,9 +251,9 @@ def _load_model(
     params.no_alloc = dry
     params.progress_callback = c_api.llama_progress_callback(on_progress)
     try:
-        with suppress_stdout_stderr(disable=verbose):
+        with suppress_stdout_stderr(disable=verbose), _core.AbortGuard() as guard:
             model = c_api.llama_model_load_from_file_ptr(ctypes.c_void_p(engine.open_stream()), params)
-        reason = engine.stream_error()
+        reason = engine.stream_error() or _contradiction(guard)
     finally:
         engine.close_stream()
     if interruptions:
@@ -213,9 +261,7 @@ def _load_model(
             c_api.llama_model_free(model)
         raise interruptions[0]
     if model is None:
-        architecture = engine.architecture or "none is named"
-        reason = reason or f"it is damaged, or this llama.cpp does not know its architecture ({architecture})"
-        raise ModelFileError(f"llama.cpp cannot load {engine.paths[0]}: {reason}.")
+        raise ModelFileError(_cannot_load(engine.paths[0], engine.architecture, reason))
     return model
 
 
@@ -223,12 +269,10 @@ def measure(engine: _core.Engine, model_params: Any, context_params: Any, *, ver
     """What a model and a context will need, found out without allocating or reading any of it."""
     model = _load_model(engine, model_params, dry=True, verbose=verbose)
     try:
-        with suppress_stdout_stderr(disable=verbose):
+        with suppress_stdout_stderr(disable=verbose), _core.AbortGuard() as guard:
             context = c_api.llama_init_from_model(model, context_params)
         if context is None:
-            raise ModelFileError(
-                f"llama.cpp cannot make a context of {context_params.n_ctx} tokens for {engine.paths[0]}."
-            )
+            raise _no_context(engine.paths[0], guard)
         try:
             needs = _breakdown(engine, context, dry=True)
         finally:

@@ -199,7 +199,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.note = "This model has no experts: it runs as plain llama.cpp, and the memory budget is not enforced."
             if chosen_device.name != "CPU":
                 arguments.setdefault("n_gpu_layers", -1)
-            super().__init__(path, **arguments)
+            with _host.explaining(path, engine.architecture):
+                super().__init__(path, **arguments)
+                _host.check_vocabulary(self._model)
             return
 
         self.model_paths = tuple(engine.paths)
@@ -215,8 +217,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             measure = partial(_host.measure, engine, model_params, self.context_params, verbose=verbose)
             plan.check(measure, self._n_output_rows())
 
-        with _host.loading(engine, progress, before=before_load):
+        with _host.explaining(path, engine.architecture), _host.loading(engine, progress, before=before_load):
             super().__init__(path, **arguments)
+            _host.check_vocabulary(self._model)
         self._engine = engine
         self._memory_bytes = plan.memory_bytes
 

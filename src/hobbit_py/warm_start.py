@@ -16,13 +16,14 @@ from pathlib import Path
 
 from .atomic_file import write_text_atomically
 from .bundled import is_bundled
+from .stored_files import read_json
 
 SCHEMA = 1
 Copy = tuple[int, int, int]
 """Layer, expert, and 0 for the hi or 1 for the lo copy."""
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
-_MAX_BYTES = 64 << 20  # more than any model's experts take; a larger file is not ours
+_MAX_BYTES = 8 << 20  # more than any model's experts take; a larger file is not ours
 _MAX_INDEX = 1 << 16
 
 
@@ -60,10 +61,8 @@ def load_hot_set(model_paths: Sequence[str]) -> list[Copy]:
     Whether the model has each of them is for the engine to see.
     """
     for path in hot_set_paths(model_paths[0]):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            if path.stat().st_size > _MAX_BYTES:
-                continue
-            stored = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            stored = read_json(path, _MAX_BYTES)
             if isinstance(stored, dict) and stored.get("schema") == SCHEMA and stored["bytes"] == _sizes(model_paths):
                 return [_copy(item) for item in stored["copies"]]
     return []

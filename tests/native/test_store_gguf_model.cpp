@@ -245,7 +245,11 @@ TEST_CASE("parts that do not make one model are refused") {
     SUBCASE("the number of parts is absurd") {
         write_gguf(first, three_parts()[0],
                    [](gguf_context * gguf) { gguf_set_val_u64(gguf, "split.count", UINT64_MAX); });
-        CHECK(contains(error_of_opening(first), "at most 65535 are possible"));
+        CHECK(contains(error_of_opening(first), "split.count is no integer of 16 bits"));
+    }
+    SUBCASE("the number of parts is none") {
+        write_gguf(first, three_parts()[0], [](gguf_context * gguf) { gguf_set_val_f32(gguf, "split.count", 3.0f); });
+        CHECK(contains(error_of_opening(first), "split.count is no integer of 16 bits"));
     }
     SUBCASE("a part does not say which it is") {
         write_gguf(first, three_parts()[0], [](gguf_context * gguf) { gguf_set_val_u16(gguf, "split.count", 3); });

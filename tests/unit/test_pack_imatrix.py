@@ -124,3 +124,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
         np.testing.assert_array_equal(imatrix.row(NAME, N_IN, 0), sums[0])
         with pytest.raises(ModelFileError, match="not finite"):
             imatrix.row(NAME, N_IN, 1)
+    sums[1] = np.inf
+    infinite = write_gguf(tmp_path / "infinite.gguf", sums, counts(1, np.inf, 1))
+    with Imatrix(infinite) as imatrix, pytest.raises(ModelFileError, match="not finite"):
+        imatrix.row(NAME, N_IN, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,76 @@ def test_the_hybrid_is_kept_for_this_model_only(tmp_path: Path) -> None:
     assert load_hybrid(paths) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK", b"no archive at all"])
+def npy_bytes() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+def npz_bytes(compress_type: int) -> bytes:
+    """One array, packed as its archive says in a way that nobody knows."""
+    file = io.BytesIO()
+    np.savez(file, schema=np.int64(1))
+    data = bytearray(file.getvalue())
+    for signature, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        data[data.index(signature) + place] = compress_type
+    return bytes(data)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no archive at all", npy_bytes(), npz_bytes(compress_type=99)])
 def test_damaged_files_count_as_absent(tmp_path: Path, damage: bytes) -> None:
     paths = model_file(tmp_path)
     traces_path(paths[0]).write_bytes(damage)
     hybrid_path(paths[0]).write_bytes(damage)
     assert load_traces(paths, 6) == ([], [])
+    assert load_hybrid(paths) is None
+
+
+def damage_arrays(path: Path, **changes: object) -> None:
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(path, **(arrays | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": np.array([1, 1])},
+        {"decodes": np.array([["a"] * 6])},
+        {"decodes": np.zeros((5, 0), np.float32)},
+        {"decodes": np.full((1, 6), np.nan, np.float32)},
+        {"prompts": np.zeros((1, 7), np.float32)},
+        {"prompts": np.zeros(6, np.float32)},
+    ],
+    ids=str,
+)
+def test_traces_that_do_not_fit_count_as_absent(tmp_path: Path, changes: dict[str, object]) -> None:
+    paths = model_file(tmp_path)
+    save_traces(paths, [], [np.arange(6, dtype=np.float32)])
+    damage_arrays(traces_path(paths[0]), **changes)
+    assert load_traces(paths, 6) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"map_999999999_1": np.ones((4, 2), np.float32)},
+        {"map_0_999999999": np.ones((4, 2), np.float32)},
+        {"map_-1_1": np.ones((4, 2), np.float32)},
+        {"map_0": np.ones((4, 2), np.float32)},
+        {"map_0_1": np.array([["a"]])},
+        {"map_0_1": np.full((4, 2), np.inf, np.float32)},
+        {"n_token_rows": np.int64(-1)},
+        {"n_token_rows": np.int64(1 << 40)},
+        {"n_token_rows": np.zeros(2, np.int64)},
+        {"token_rows": np.zeros(N_VOCAB)},
+        {"token_rows": np.full(N_VOCAB, -1, np.int32)},
+        {"token_rows": np.zeros((), np.int32)},
+    ],
+    ids=str,
+)
+def test_a_hybrid_that_makes_no_sense_counts_as_absent(tmp_path: Path, changes: dict[str, object]) -> None:
+    paths = model_file(tmp_path)
+    save_hybrid(paths, HybridMaps(np.zeros(N_VOCAB, np.int32), 1, {(3, 2): np.ones((4, 2), np.float32)}))
+    damage_arrays(hybrid_path(paths[0]), **changes)
     assert load_hybrid(paths) is None

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +93,21 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     assert "is no trace" in refusal(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    assert "is no trace" in refusal(path)
+    assert "damaged or no trace" in refusal(path)
     np.savez(path, schema=np.array([{}], dtype=object))
     assert "damaged or no trace" in refusal(path)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("model.npy", "w") as member:
+        for _ in range(80):
+            member.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 17
+    tracemalloc.start()
+    assert "damaged or no trace" in refusal(path)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
@@ -115,6 +129,9 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         ("predicted_idxs", lambda a: np.zeros_like(a), "does not come"),
         ("layers", lambda a: a + 100, "a layer that the model has not"),
         ("n_expert", lambda a: a * 0 + 1, "fewer experts than a token uses"),
+        ("n_expert", lambda a: a - (np.arange(len(a)) == 0), "more experts than a model can have"),
+        ("n_expert", lambda a: np.resize(a, 1 << 14) * 0 + (1 << 16), "expected [n_layers, n_parts]"),
+        ("hi_part_bytes", lambda a: a << 50, "that no model has"),
         ("hi_part_bytes", lambda a: a * 0, "nothing for a layer that routes"),
         ("hi_part_bytes", lambda a: -a, "sizes of experts"),
         ("sequence_starts", lambda a: a + 1, "sequence_starts"),

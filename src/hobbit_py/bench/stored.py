@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -12,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic_file import write_text_atomically
+from ..stored_files import is_number, read_json
 from .runs import Figures
 
 SCHEMA = 1
+_MAX_BYTES = 1 << 20  # a larger file is not ours
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -61,11 +62,17 @@ def save_bench(model_path: str | os.PathLike[str], stored: StoredBench) -> Path:
 def load_bench(model_path: str | os.PathLike[str], file_bytes: int) -> StoredBench | None:
     """What was stored for this model; None if nothing was, or something that cannot be used."""
     try:
-        fields = json.loads(bench_path(model_path).read_text(encoding="utf-8"))
+        fields = read_json(bench_path(model_path), _MAX_BYTES)
         if fields.pop("schema") != SCHEMA:
             return None
-        stored = StoredBench(**{**fields, "reuse": tuple((float(x), float(y)) for x, y in fields["reuse"])})
+        stored = StoredBench(**{**fields, "reuse": tuple((x, y) for x, y in fields["reuse"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    sound = all(0 < x < 1 and y >= 0 and math.isfinite(y) for x, y in stored.reuse)
-    return stored if sound and stored.file_bytes == file_bytes else None
+    is_whole = all(type(number) is int and number > 0 for number in (stored.file_bytes, stored.n_threads))
+    is_sound = (
+        is_whole
+        and isinstance(stored.processor, str)
+        and (stored.compute_s is None or (is_number(stored.compute_s) and stored.compute_s > 0))
+        and all(is_number(x) and is_number(y) and 0 < x < 1 and y >= 0 for x, y in stored.reuse)
+    )
+    return stored if is_sound and stored.file_bytes == file_bytes else None

@@ -80,7 +80,8 @@ class Imatrix:
         data = os.pread(self._file.fileno(), 4 * n_in, entry.offset + 4 * n_in * expert_idx)
         if len(data) != 4 * n_in:
             raise _damaged(self._path, "it ends within a tensor")
-        importance: Floats = np.divide(np.frombuffer(data, "<f4"), count, dtype=np.float32)
+        with np.errstate(all="ignore"):  # what comes of odd numbers is looked at below
+            importance: Floats = np.divide(np.frombuffer(data, "<f4"), count, dtype=np.float32)
         if not np.isfinite(importance).all():
             raise _damaged(self._path, f"{name} has a number that is not finite")
         return importance

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..atomic_file import write_atomically
+from ..stored_files import read_arrays
 from ..tune.stored import tuning_path
 from .training import HybridMaps
 
 SCHEMA = 1
+_MAP = re.compile(r"map_([0-9]{1,5})_([1-9]|[1-5][0-9]|6[0-4])")  # layer and distance, small enough to make a table of
 Matrices = list[npt.NDArray[np.float32]]
 
 
@@ -37,10 +39,8 @@ def save_traces(model_paths: Sequence[str], prompts: Matrices, decodes: Matrices
 def load_traces(model_paths: Sequence[str], n_cells: int) -> tuple[Matrices, Matrices]:
     """The matrices of past requests with this model, of prompts and of decoding; none if there is no usable file."""
     stored = _load(traces_path(model_paths[0]), model_paths)
-    sets = [stored.get(name) for name in ("prompts", "decodes")]
-    if any(s is None or s.ndim != 2 or s.shape[1] not in (0, n_cells) or not np.isfinite(s).all() for s in sets):
-        return [], []
-    return tuple([row.astype(np.float32) for row in s] for s in sets)  # type: ignore[return-value, union-attr]
+    prompts, decodes = (_matrices(stored.get(name), n_cells) for name in ("prompts", "decodes"))
+    return ([], []) if prompts is None or decodes is None else (prompts, decodes)
 
 
 def save_hybrid(model_paths: Sequence[str], maps: HybridMaps) -> Path:
@@ -54,15 +54,30 @@ def save_hybrid(model_paths: Sequence[str], maps: HybridMaps) -> Path:
 def load_hybrid(model_paths: Sequence[str]) -> HybridMaps | None:
     """What was trained for this very model, or None."""
     stored = _load(hybrid_path(model_paths[0]), model_paths)
-    try:
-        shifts = {
-            (int(name.split("_")[1]), int(name.split("_")[2])): array.astype(np.float32)
-            for name, array in stored.items()
-            if name.startswith("map_")
-        }
-        return HybridMaps(stored["token_rows"].astype(np.int32), int(stored["n_token_rows"]), shifts)
-    except (KeyError, ValueError, IndexError):
+    token_rows, n_token_rows = stored.pop("token_rows", None), stored.pop("n_token_rows", None)
+    if token_rows is None or token_rows.ndim != 1 or token_rows.dtype.kind != "i":
         return None
+    if n_token_rows is None or n_token_rows.shape != () or n_token_rows.dtype.kind != "i":
+        return None
+    if not 0 < n_token_rows < 1 << 31 or ((token_rows < 0) | (token_rows >= n_token_rows)).any():
+        return None
+    shifts: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+    for name, array in stored.items():
+        found = _MAP.fullmatch(name)
+        if name.startswith("map_"):
+            if found is None or array.dtype != np.float32 or not np.isfinite(array).all():
+                return None
+            shifts[int(found[1]), int(found[2])] = array
+    return HybridMaps(token_rows.astype(np.int32), int(n_token_rows), shifts)
+
+
+def _matrices(stacked: npt.NDArray[Any] | None, n_cells: int) -> Matrices | None:
+    """The rows, of n_cells each; None for something else."""
+    if stacked is None or stacked.dtype != np.float32 or stacked.ndim != 2:
+        return None
+    if (len(stacked) and stacked.shape[1] != n_cells) or not np.isfinite(stacked).all() or (stacked < 0).any():
+        return None
+    return list(stacked)
 
 
 def _beside(model_path: str | os.PathLike[str], suffix: str) -> Path:
@@ -88,9 +103,8 @@ def _save(path: Path, model_paths: Sequence[str], **arrays: npt.ArrayLike) -> No
 def _load(path: Path, model_paths: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Empty for a file that is missing, damaged, newer or of another model: a model must not fail to load for it."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
+        stored = read_arrays(path)
         same = int(stored["schema"]) == SCHEMA and np.array_equal(stored["model"], _identity(model_paths))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return {}
     return stored if same else {}

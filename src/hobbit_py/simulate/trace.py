@@ -7,7 +7,6 @@ time, as in decoding.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,12 @@ import numpy.typing as npt
 
 from ..atomic_file import write_atomically
 from ..errors import UsageError
+from ..stored_files import read_arrays
 
 SCHEMA = 1
 MAX_DISTANCE = 3
+_MAX_EXPERTS = 1 << 20  # of all layers: what a replay makes its tables of
+_MAX_PART_BYTES = 1 << 40  # with that many experts, sums stay in 64 bits
 _DTYPES: dict[str, type[np.generic]] = {
     "tokens": np.int32,
     "sequence_starts": np.int64,
@@ -113,15 +115,10 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     """
     name = repr(os.fspath(path))
     try:
-        data = Path(path).read_bytes()
+        arrays: dict[str, Any] = read_arrays(path)
     except OSError as error:
         raise UsageError(f"The trace {name} cannot be read: {error.strerror}.") from error
-    try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        arrays: dict[str, Any] = {}
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            arrays = {key: loaded[key] for key in loaded.files}
-    except Exception as error:  # numpy parses headers with Python's tokenizer, which has errors of its own
+    except ValueError as error:
         raise UsageError(f"{name} is damaged or no trace, expected a file that 'hobbit trace' wrote.") from error
     schema = arrays.get("schema")
     if schema is None or schema.shape != () or schema.dtype.kind != "i":
@@ -172,13 +169,17 @@ def _problem(trace: Trace) -> str | None:
         return f"hi_part_bytes has shape {trace.hi_part_bytes.shape}, expected [n_layers, n_parts]"
     if not 1 <= trace.hi_part_bytes.shape[1] <= 3 or (trace.hi_part_bytes < 0).any() or (trace.lo_part_bytes < 0).any():
         return "the sizes of experts are not those of one to three matrices"
+    if (trace.hi_part_bytes > _MAX_PART_BYTES).any() or (trace.lo_part_bytes > _MAX_PART_BYTES).any():
+        return "an expert has a matrix that no model has"
     if trace.alignment < 1 or trace.alignment & (trace.alignment - 1) or trace.alignment > 1 << 24:
         return f"alignment is {trace.alignment}, expected a power of two"
     if (trace.layers < 0).any() or (trace.layers >= len(trace.n_expert)).any():
         return "layers names a layer that the model has not"
     n_expert = trace.n_expert[trace.layers]
-    if (trace.n_expert > 1 << 16).any() or (n_expert < n_used).any():
+    if (n_expert < n_used).any():
         return "n_expert has a layer with fewer experts than a token uses"
+    if (trace.n_expert < 0).any() or (trace.n_expert > 1 << 16).any() or trace.n_expert.sum() > _MAX_EXPERTS:
+        return "n_expert has more experts than a model can have"
     if not trace.hi_part_bytes[trace.layers].any(axis=1).all():
         return "hi_part_bytes has nothing for a layer that routes"
     if (trace.expert_idxs < 0).any() or (trace.expert_idxs >= n_expert[None, :, None]).any():

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from ..atomic_file import write_text_atomically
 from ..policies.eviction import BUILT_INS
+from ..stored_files import is_number, read_json
 
 SCHEMA = 3
+_MAX_BYTES = 1 << 20  # a larger file is not ours
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -105,7 +106,7 @@ def load_eviction(model_paths: Sequence[str | os.PathLike[str]], expert_memory_b
         stored[name] for name in ("parameters", "miss_ratio", "tokens", "expert_memory_bytes")
     )
     if not isinstance(parameters, dict) or not all(
-        _is_number(value) for value in (ratio, tokens, memory_bytes, *parameters.values())
+        is_number(value) for value in (ratio, tokens, memory_bytes, *parameters.values())
     ):
         return None
     if not isinstance(stored["name"], str) or stored["name"] not in BUILT_INS:
@@ -121,23 +122,19 @@ def load_eviction(model_paths: Sequence[str | os.PathLike[str]], expert_memory_b
 def _load(model_paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
     """What is stored about these very files; empty if nothing is."""
     try:
-        stored = json.loads(tuning_path(model_paths[0]).read_text(encoding="utf-8"))
+        stored = read_json(tuning_path(model_paths[0]), _MAX_BYTES)
         model = [_identity(path) for path in model_paths]
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {}
     is_ours = isinstance(stored, dict) and stored.get("schema") == SCHEMA and stored.get("model") == model
     return stored if is_ours else {}
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Tuning):
         value = stored.get(field.name)
-        if not _is_number(value):
+        if not is_number(value):
             return None
         values[field.name] = int(value) if field.name in ("tokens", "expert_memory_bytes") else float(value)
     tuning = Tuning(**values)
