@@ -57,7 +57,7 @@ def default_policy(n_expert_used: int, memory_share: float) -> WeightThresholds:
     expert with half of a token's weight waits for its hi copy; with less the drive is the limit, and little is gained.
     """
     hi_above = min(0.5, 1.6 / n_expert_used)
-    return WeightThresholds(hi_above=hi_above, wait_above=0.5 if n_expert_used > 2 and memory_share >= 0.4 else 0.0)
+    return WeightThresholds(hi_above=hi_above, wait_above=0.5 if n_expert_used > 2 and memory_share >= 0.35 else 0.0)
 
 
 def default_lo_share(n_expert_used: int, memory_share: float, lo_ratio: float) -> float:

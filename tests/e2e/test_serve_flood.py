@@ -14,6 +14,8 @@ from server_process import ServerProcess
 
 from hobbit_py.bundled import bundled_model
 
+pytestmark = pytest.mark.alone
+
 CHAT = "/v1/chat/completions"
 QUESTION = {"messages": [{"role": "user", "content": "What is a dog?"}], "max_tokens": 4}
 MIB = 1 << 20
