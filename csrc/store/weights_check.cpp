@@ -12,6 +12,16 @@ bool ends_with(std::string_view text, std::string_view suffix) {
     return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
 }
 
+// It goes into keys and messages. None at all is for llama.cpp to refuse.
+void check_architecture(const GgufModel & model) {
+    for (const char c : model.get_string("general.architecture")) {
+        if (c <= ' ' || c > '~') {
+            throw StoreError("'" + model.paths().front() +
+                             "' has an architecture that is no word of ASCII: download it again.");
+        }
+    }
+}
+
 // Kernels assert that what they add to a variance is not negative.
 void check_epsilons(const GgufModel & model) {
     const gguf_context * metadata = model.metadata();
@@ -40,6 +50,13 @@ void check_context_length(const GgufModel & model) {
 
 void check_types(const GgufModel & model) {
     for (const TensorInfo & tensor : model.tensors()) {
+        const std::string where = "'" + model.paths()[tensor.extent.file_idx] + "' has tensor '" + tensor.name +
+                                  "' of type " + ggml_type_name(tensor.type);
+        // Added to and multiplied with activations, which the CPU's kernels do in F32 alone.
+        const bool is_plain = ends_with(tensor.name, ".bias") || ends_with(tensor.name, "norm.weight");
+        if (is_plain && tensor.type != GGML_TYPE_F32) {
+            throw StoreError(where + ", expected F32: download it again.");
+        }
         const bool is_index_table = tensor.name.find("tid2eid") != std::string::npos; // experts by token, deepseek4
         switch (tensor.type) {
         case GGML_TYPE_I32:
@@ -51,9 +68,7 @@ void check_types(const GgufModel & model) {
         case GGML_TYPE_I16:
         case GGML_TYPE_I64:
         case GGML_TYPE_F64:
-            throw StoreError("'" + model.paths()[tensor.extent.file_idx] + "' has tensor '" + tensor.name +
-                             "' of type " + ggml_type_name(tensor.type) +
-                             ", in which no weights are stored: download it again.");
+            throw StoreError(where + ", in which no weights are stored: download it again.");
         default:
             break;
         }
@@ -63,6 +78,7 @@ void check_types(const GgufModel & model) {
 } // namespace
 
 void check_computable(const GgufModel & model) {
+    check_architecture(model);
     check_epsilons(model);
     check_context_length(model);
     check_types(model);

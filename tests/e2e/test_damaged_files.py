@@ -15,7 +15,7 @@ from support import ModelFactory
 
 import hobbit_py
 
-I32_TENSOR = 26
+F16_TENSOR, I32_TENSOR = 1, 26
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -60,11 +60,18 @@ def set_value(key: bytes, value: int | float | bytes) -> Callable[[Gguf], None]:
     return change
 
 
-def retype(name: bytes, type_id: int) -> Callable[[Gguf], None]:
+def rename(name: bytes, new_name: bytes, type_id: int) -> Callable[[Gguf], None]:
     def change(gguf: Gguf) -> None:
-        next(tensor for tensor in gguf.tensors if tensor.name == name).type_id = type_id
+        tensor = next(tensor for tensor in gguf.tensors if tensor.name == name)
+        tensor.name, tensor.type_id = new_name, type_id
 
     return change
+
+
+def halve_a_norm(gguf: Gguf) -> None:
+    norm = next(tensor for tensor in gguf.tensors if tensor.name == b"output_norm.weight")
+    norm.type_id, norm.data = F16_TENSOR, norm.data[: len(norm.data) // 2]
+    gguf.lay_out()
 
 
 def spoil_the_end_token(gguf: Gguf) -> None:
@@ -80,9 +87,12 @@ DAMAGES: dict[str, tuple[Callable[[Gguf], None], str]] = {
     "no layers": (set_value(b"qwen3moe.block_count", 0), "contradicts itself"),
     "rope scaling of no kind": (set_value(b"qwen3moe.rope.scaling.type", b"nonsense"), "contradicts itself"),
     "number of parts that is none": (set_value(b"split.count", 2.5), "split.count is no integer"),
+    "architecture that is no text": (set_value(b"general.architecture", b"\xff\xfe"), "no word of ASCII"),
+    "tensor's name that is no text": (rename(b"output_norm.weight", b"\xff\xfe", I32_TENSOR), "no weights are stored"),
     "negative epsilon": (set_value(b"qwen3moe.attention.layer_norm_rms_epsilon", -1.0), "a number of 0 or more"),
     "context of no length": (set_value(b"qwen3moe.context_length", 2**32 - 1), "expected 1 to 2147483647"),
-    "norm of integers": (retype(b"output_norm.weight", I32_TENSOR), "in which no weights are stored"),
+    "norm of integers": (rename(b"output_norm.weight", b"output_norm.weight", I32_TENSOR), "i32, expected F32"),
+    "norm of halves": (halve_a_norm, "f16, expected F32"),
     "tokenizer of another kind": (set_value(b"tokenizer.ggml.model", b"rwkv"), "no token for some letters"),
     "template that does not end": (set_value(b"tokenizer.chat_template", b"{% for m in messages %}"), "chat template"),
     "template of nothing but brackets": (set_value(b"tokenizer.chat_template", b"{{" + b"(" * 5000), "chat template"),
