@@ -220,7 +220,19 @@ def _trace(folder: Path) -> Target:
 
 
 def _tune(model: Path) -> Target:
-    tuning = Tuning(0.1, 0.01, 0.3, 0.004, 0.001, 0.7, 100, 0.01, 1 << 20)
+    tuning = Tuning(
+        hi_above=0.1,
+        skip_below=0.01,
+        wait_above=0.5,
+        lo_share=0.3,
+        loss=0.004,
+        loss_se=0.001,
+        bytes_ratio=0.7,
+        time_ratio=0.8,
+        tokens=100,
+        max_loss=0.01,
+        expert_memory_bytes=1 << 20,
+    )
     save_tuning([model], model, tuning, EvictionTuning("lru", {}, 0.9, 100, 1 << 20))
     path = tuning_path(model)
 

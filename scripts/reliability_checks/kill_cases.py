@@ -23,10 +23,12 @@ from hobbit_py.warm_start import hot_set_paths, load_hot_set, save_hot_set
 _TUNING = Tuning(
     hi_above=0.5,
     skip_below=0.0,
+    wait_above=0.5,
     lo_share=0.25,
     loss=0.004,
     loss_se=0.001,
     bytes_ratio=0.4,
+    time_ratio=0.5,
     tokens=1024,
     max_loss=0.01,
     expert_memory_bytes=1 << 20,
