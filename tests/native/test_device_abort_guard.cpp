@@ -2,6 +2,7 @@
 #include "ggml.h"
 
 #include <doctest/doctest.h>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <sys/wait.h>
@@ -12,8 +13,14 @@ using hobbit::AbortGuard;
 
 namespace {
 
-// ggml itself, compiled as C, asserts: rows that are no multiple of a block.
-void abort_in_ggml() { ggml_row_size(GGML_TYPE_Q4_K, 1); }
+// ggml itself, compiled as C, asserts in every build: a graph without nodes has no first one.
+void abort_in_ggml() {
+    ggml_init_params params = {};
+    params.mem_size         = ggml_tensor_overhead() + ggml_graph_overhead();
+    params.no_alloc         = true;
+    const std::unique_ptr<ggml_context, void (*)(ggml_context *)> context(ggml_init(params), ggml_free);
+    ggml_graph_node(ggml_new_graph(context.get()), 0);
+}
 
 // How a fork that runs `action` ends: the number of its signal, 0 if it returns.
 template <typename Action> int signal_of(Action action) {
