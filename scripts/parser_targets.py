@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gguf import GGUFWriter
+from sample_tuning import TUNING
 from tiny_models import write_model
 from traces import random_trace
 
@@ -34,7 +35,7 @@ from hobbit_py.predict import HybridMaps, hybrid_path, load_hybrid, load_traces,
 from hobbit_py.simulate import load_trace, save_trace
 from hobbit_py.simulate.predictions import guesses_of
 from hobbit_py.simulate.replay import make_replay, run_replay
-from hobbit_py.tune import EvictionTuning, Tuning, load_eviction, load_tuning, save_tuning, tuning_path
+from hobbit_py.tune import EvictionTuning, load_eviction, load_tuning, save_tuning, tuning_path
 from hobbit_py.warm_start import hot_set_paths, load_hot_set, save_hot_set
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -220,20 +221,7 @@ def _trace(folder: Path) -> Target:
 
 
 def _tune(model: Path) -> Target:
-    tuning = Tuning(
-        hi_above=0.1,
-        skip_below=0.01,
-        wait_above=0.5,
-        lo_share=0.3,
-        loss=0.004,
-        loss_se=0.001,
-        bytes_ratio=0.7,
-        time_ratio=0.8,
-        tokens=100,
-        max_loss=0.01,
-        expert_memory_bytes=1 << 20,
-    )
-    save_tuning([model], model, tuning, EvictionTuning("lru", {}, 0.9, 100, 1 << 20))
+    save_tuning([model], model, TUNING, EvictionTuning("lru", {}, 0.9, 100, 1 << 20))
     path = tuning_path(model)
 
     def read() -> bool:

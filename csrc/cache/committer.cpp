@@ -1,7 +1,8 @@
 #include "cache/committer.h"
 
+#include "base/signals.h"
+
 #include <algorithm>
-#include <csignal>
 #include <sched.h>
 #include <sys/mman.h>
 #include <system_error>
@@ -56,9 +57,7 @@ void Committer::wait() {
 }
 
 void Committer::run() noexcept {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, nullptr); // signals are for the threads of the host program
+    block_signals();
     take_lowest_priority();
     while (!stopping_) {
         const auto share = [](const Span & span) {

@@ -1,27 +1,14 @@
 #include "io/read_pool.h"
 
+#include "base/signals.h"
+
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
-#include <csignal>
 #include <new>
 #include <utility>
 
 namespace hobbit {
-
-namespace {
-
-// Signals belong to the threads of the host program: a Ctrl-C must interrupt what Python waits for, not a read.
-void block_signals() {
-    sigset_t set;
-    sigfillset(&set);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) {
-        sigdelset(&set, fault);
-    }
-    pthread_sigmask(SIG_BLOCK, &set, nullptr);
-}
-
-} // namespace
 
 ReadPool::ReadPool(uint32_t n_threads, Perform perform, Timeline * timeline)
     : n_threads_(std::max(n_threads, 1u)), perform_(std::move(perform)), timeline_(timeline) {

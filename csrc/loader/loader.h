@@ -114,7 +114,8 @@ class Loader {
     void prefetch(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order);
 
     // Hi copies of experts that a step serves in lo; before its begin(). They are read while the drive has nothing else
-    // to do, the latest first, as far as it brings them until the next step, in place of copies that are worth less.
+    // to do, the latest first, as many bytes as the idle windows so far would have brought, in place of copies that are
+    // worth less.
     void upgrade(const std::vector<ExpertKey> & keys);
 
     // Copies to be read in the background, in this order, as far as slots are free: nothing is evicted for them, and as

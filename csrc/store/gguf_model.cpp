@@ -2,6 +2,7 @@
 
 #include "store/open_file.h"
 #include "store/store_error.h"
+#include "store/text.h"
 
 #include <algorithm>
 #include <cinttypes>
@@ -24,8 +25,6 @@ struct Part {
     GgufContextPtr context;
     uint64_t       n_bytes = 0;
 };
-
-std::string quoted(const std::string & path) { return "'" + path + "'"; }
 
 // ggml reports damage to its log only, so what can be told apart cheaply is told apart before it parses.
 void check_magic(FILE * file, uint64_t n_bytes, const std::string & path) {
@@ -141,10 +140,6 @@ std::string split_suffix(int64_t part_idx, int64_t n_parts) {
     char suffix[64];
     std::snprintf(suffix, sizeof(suffix), "-%05" PRId64 "-of-%05" PRId64 ".gguf", part_idx + 1, n_parts);
     return suffix;
-}
-
-bool ends_with(const std::string & text, const std::string & suffix) {
-    return text.size() > suffix.size() && text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
 }
 
 // Paths of all parts of a split model, of which `path` says that it is one.

@@ -1,6 +1,7 @@
 #include "store/weights_check.h"
 
 #include "store/store_error.h"
+#include "store/text.h"
 
 #include <limits>
 #include <string_view>
@@ -8,16 +9,12 @@
 namespace hobbit {
 namespace {
 
-bool ends_with(std::string_view text, std::string_view suffix) {
-    return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
-}
-
 // It goes into keys and messages. None at all is for llama.cpp to refuse.
 void check_architecture(const GgufModel & model) {
     for (const char c : model.get_string("general.architecture")) {
         if (c <= ' ' || c > '~') {
-            throw StoreError("'" + model.paths().front() +
-                             "' has an architecture that is no word of ASCII: download it again.");
+            throw StoreError(quoted(model.paths().front()) +
+                             " has an architecture that is no word of ASCII: download it again.");
         }
     }
 }
@@ -32,7 +29,7 @@ void check_epsilons(const GgufModel & model) {
         }
         const float value = gguf_get_val_f32(metadata, i);
         if (!(value >= 0.0f && value <= std::numeric_limits<float>::max())) {
-            throw StoreError("'" + model.paths().front() + "' has " + std::to_string(value) + " for " +
+            throw StoreError(quoted(model.paths().front()) + " has " + std::to_string(value) + " for " +
                              std::string(key) + ", expected a number of 0 or more: download it again.");
         }
     }
@@ -43,14 +40,14 @@ void check_context_length(const GgufModel & model) {
     const std::string key   = model.get_string("general.architecture") + ".context_length";
     const int64_t     value = model.get_int(key, 1);
     if (value < 1 || value > std::numeric_limits<int32_t>::max()) {
-        throw StoreError("'" + model.paths().front() + "' has " + std::to_string(value) + " for " + key +
+        throw StoreError(quoted(model.paths().front()) + " has " + std::to_string(value) + " for " + key +
                          ", expected 1 to 2147483647: download it again.");
     }
 }
 
 void check_types(const GgufModel & model) {
     for (const TensorInfo & tensor : model.tensors()) {
-        const std::string where = "'" + model.paths()[tensor.extent.file_idx] + "' has tensor '" + tensor.name +
+        const std::string where = quoted(model.paths()[tensor.extent.file_idx]) + " has tensor '" + tensor.name +
                                   "' of type " + ggml_type_name(tensor.type);
         // Added to and multiplied with activations, which the CPU's kernels do in F32 alone.
         const bool is_plain = ends_with(tensor.name, ".bias") || ends_with(tensor.name, "norm.weight");

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
+from sample_tuning import TUNING
 from tiny_models import write_model
 from traces import random_trace
 
@@ -16,23 +17,10 @@ from hobbit_py.pack import find_lo, pack
 from hobbit_py.pack.imatrix_file import TensorImportance, write_imatrix
 from hobbit_py.predict.stored import load_traces, save_traces, traces_path
 from hobbit_py.simulate.trace import load_trace, save_trace
-from hobbit_py.tune import Tuning, save_tuning
+from hobbit_py.tune import save_tuning
 from hobbit_py.tune.stored import load_tuning, tuning_path
 from hobbit_py.warm_start import hot_set_paths, load_hot_set, save_hot_set
 
-_TUNING = Tuning(
-    hi_above=0.5,
-    skip_below=0.0,
-    wait_above=0.5,
-    lo_share=0.25,
-    loss=0.004,
-    loss_se=0.001,
-    bytes_ratio=0.4,
-    time_ratio=0.5,
-    tokens=1024,
-    max_loss=0.01,
-    expert_memory_bytes=1 << 20,
-)
 _BENCH = StoredBench(file_bytes=0, reuse=((0.5, 0.5),), processor="one", n_threads=1, compute_s=1.0)
 OLD, NEW = 1, 2
 
@@ -95,7 +83,7 @@ class Tune(ModelCase):
     name = "tune"
 
     def write(self, state: int) -> None:
-        save_tuning([self.model], self.lo, dataclasses.replace(_TUNING, tokens=1024 * state))
+        save_tuning([self.model], self.lo, dataclasses.replace(TUNING, tokens=1024 * state))
 
     def path(self) -> Path:
         return tuning_path(self.model)

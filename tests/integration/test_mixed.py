@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from llama_cpp import Llama as StockLlama
+from sample_tuning import TUNING
 from support import (
     N_CTX,
     ArenaSize,
@@ -25,24 +27,11 @@ from tiny_models.families import FAMILIES
 import hobbit_py
 from hobbit_py.errors import HobbitError, ModelFileError, UsageError
 from hobbit_py.policies import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, PrecisionPolicy, WeightThresholds
-from hobbit_py.tune import Tuning, save_tuning
+from hobbit_py.tune import save_tuning
 
 ARCHS = ["llama", "qwen3moe", "olmoe", "deepseek2", "gpt-oss", "deepseek2-fused"]
 HI_TYPE, LO_TYPE = "Q8_0", "Q4_0"
 DECODE = make_prompt(8, seed=1)
-TUNING = Tuning(
-    hi_above=0.0,
-    skip_below=0.0,
-    wait_above=0.0,
-    lo_share=0.25,
-    loss=0.004,
-    loss_se=0.001,
-    bytes_ratio=0.4,
-    time_ratio=0.5,
-    tokens=1024,
-    max_loss=0.01,
-    expert_memory_bytes=1 << 20,
-)
 
 
 def mixed_llama(path: Path, expert_memory: int, **keywords: Any) -> hobbit_py.Llama:
@@ -272,7 +261,8 @@ def test_lo_copy_beside_the_model_makes_mixed_the_default(pair: tuple[Path, Path
 
 def test_what_tune_stored_is_used(pair: tuple[Path, Path]) -> None:
     hi, lo = pair
-    save_tuning([hi], lo, TUNING)  # T1 of 1: nothing is ever read in lo
+    exact = replace(TUNING, hi_above=0.0, skip_below=0.0, wait_above=0.0, lo_share=0.25)
+    save_tuning([hi], lo, exact)  # T1 of 1: nothing is ever read in lo
     with closing(mixed_llama(hi, arena_bytes(hi, ArenaSize.QUARTER))) as model:
         eval_logits(model, make_prompt(1), make_prompt(32))
         assert model.note == (

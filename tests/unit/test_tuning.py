@@ -7,26 +7,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from sample_tuning import TUNING
 
 from hobbit_py.mixed import default_lo_share, default_policy, format_loss
 from hobbit_py.policies import HI, WeightThresholds
-from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
+from hobbit_py.tune import load_tuning, save_tuning, tuning_path
 from hobbit_py.tune.routing import RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
 from hobbit_py.tune.search import LO_SHARES, NEVER_WAIT, Candidate, Measured, Speeds, search
-
-TUNING = Tuning(
-    hi_above=0.25,
-    skip_below=0.05,
-    wait_above=0.5,
-    lo_share=0.5,
-    loss=0.004,
-    loss_se=0.001,
-    bytes_ratio=0.4,
-    time_ratio=0.5,
-    tokens=1024,
-    max_loss=0.01,
-    expert_memory_bytes=1 << 20,
-)
 
 
 @pytest.fixture

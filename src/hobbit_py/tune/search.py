@@ -101,20 +101,20 @@ def search(
 
     ladder = (Candidate(hi_above, 0.0, _FIRST_LO_SHARE) for hi_above in hi_ladder)
     found = next((candidate for candidate in ladder if within(candidate)), None)
-    if found is not None:
-        # What waits, from nothing on; then what is wanted in hi besides, since without waiting it costs little.
-        for wait_above in (NEVER_WAIT, *(h for h in hi_ladder if h > found.hi_above)):
-            if within(replace(found, wait_above=wait_above)):
-                break
-        best = _fastest(measured, max_loss).candidate
-        for skip_below in skip_ladder:
-            if skip_below < best.hi_above and not within(replace(best, skip_below=skip_below)):
-                break
-        best = _fastest(measured, max_loss).candidate
-        for lo_share in LO_SHARES:
-            if lo_share != _FIRST_LO_SHARE:
-                within(replace(best, lo_share=lo_share))
-    return (_fastest(measured, max_loss) if found is not None else None), measured
+    if found is None:
+        return None, measured
+    for wait_above in (NEVER_WAIT, *(h for h in hi_ladder if h > found.hi_above)):  # each lets more experts wait
+        if within(replace(found, wait_above=wait_above)):
+            break
+    best = _fastest(measured, max_loss).candidate
+    for skip_below in skip_ladder:
+        if skip_below < best.hi_above and not within(replace(best, skip_below=skip_below)):
+            break
+    best = _fastest(measured, max_loss).candidate
+    for lo_share in LO_SHARES:
+        if lo_share != _FIRST_LO_SHARE:
+            within(replace(best, lo_share=lo_share))
+    return _fastest(measured, max_loss), measured
 
 
 def tune(
