@@ -60,6 +60,7 @@ void bind_tier(py::module_ & m) {
         .def_readonly("n_promoted", &TierStats::n_promoted)
         .def_readonly("n_evictions", &TierStats::n_evictions)
         .def_readonly("n_device_parts", &TierStats::n_device_parts)
+        .def_readonly("n_ahead_parts", &TierStats::n_ahead_parts)
         .def_readonly("n_host_parts", &TierStats::n_host_parts)
         .def_readonly("wait_us", &TierStats::wait_us)
         .def_readonly("host_us", &TierStats::host_us);

@@ -124,9 +124,10 @@ void Engine::check_pair() const {
 
 void Engine::describe_layers() {
     std::vector<CopySpec>      specs;
-    ggml_backend_buffer_type_t device_type = ggml_backend_dev_buffer_type(inner_device_);
-    const bool                 is_gpu      = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
-    const auto                 describe    = [&](const ExpertStore & store, Precision precision) {
+    uint64_t                   buffer_multiple = device_alignment;
+    ggml_backend_buffer_type_t device_type     = ggml_backend_dev_buffer_type(inner_device_);
+    const bool                 is_gpu          = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
+    const auto                 describe        = [&](const ExpertStore & store, Precision precision) {
         for (const ExpertLayer & layer : store.layers()) {
             if (hi_store_.find_layer(layer.layer_idx) == nullptr) {
                 continue; // a lo copy may hold more than is needed
@@ -154,7 +155,8 @@ void Engine::describe_layers() {
                 matrix.nb[1]                = ggml_row_size(m.type, m.n_in);
                 matrix.nb[2] = matrix.nb[3] = matrix.nb[1] * static_cast<uint64_t>(m.n_out);
                 const uint64_t device_bytes = ggml_backend_buft_get_alloc_size(device_type, &matrix);
-                device_part_bytes_          = std::max(device_part_bytes_, align_up(device_bytes, device_alignment));
+                device_part_bytes_          = std::max(device_part_bytes_, device_bytes);
+                buffer_multiple             = std::lcm(buffer_multiple, ggml_type_size(m.type));
                 spec.parts.push_back({m.extent.offset, m.expert_bytes, device_bytes});
                 shapes.parts[static_cast<int>(precision)].push_back({m.kind, m.type, m.n_in, m.n_out});
             }
@@ -165,6 +167,8 @@ void Engine::describe_layers() {
     if (lo_store_) {
         describe(*lo_store_, Precision::lo);
     }
+    // One product reads from several buffers: strides are counted in blocks of a type.
+    device_part_bytes_    = align_up(device_part_bytes_, buffer_multiple);
     layouts_              = make_copy_layouts(specs, reader_->alignment());
     device_layouts_       = make_device_layouts(specs, device_alignment);
     experts_.layouts      = &layouts_;

@@ -106,6 +106,10 @@ class Loader {
     std::unique_ptr<LoadStep> begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
                                     Admission admission);
 
+    // Pins those of `keys` that are resident and complete, in a step that has leases for these alone; nothing is read,
+    // and nothing counted.
+    std::unique_ptr<LoadStep> pin_resident(const std::vector<ExpertKey> & keys);
+
     // Copies that the coming steps will probably want, the likeliest first; distinct. Those that are resident are kept
     // if at all possible; the others are read, one after the other, while the drive has nothing else to do, as far as
     // it will bring them in time, into slots from which the least valued copies go. Replaces the list given before:

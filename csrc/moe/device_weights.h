@@ -10,6 +10,11 @@
 
 namespace hobbit {
 
+// A GPU begins three or four kernels for a product, which takes longer than to multiply by a small matrix. Its kernel
+// for many experts divides its multiprocessors between all slots, whether they are used or not, which wastes most of
+// them where matrices are large.
+inline constexpr uint64_t max_small_bytes = 8 << 20;
+
 class DeviceWeights final : public ExpertWeights {
   public:
     DeviceWeights(const DeviceTier & tier, const DeviceArena & arena, const std::vector<ExpertKey> & keys,
@@ -26,6 +31,11 @@ class DeviceWeights final : public ExpertWeights {
         area.data += step_->offset((*buffers_)[key_idx]);
         return area;
     }
+    BufferRow buffers() const override {
+        return {arena_.area(tier_.shape().ring_area()), tier_.shape().buffer_bytes, tier_.shape().n_buffers};
+    }
+    int32_t             buffer(uint32_t key_idx) const override { return (*buffers_)[key_idx]; }
+    uint64_t            max_bytes_together() const override { return max_small_bytes; }
     const CopyLayouts & layouts() const override { return tier_.layouts(); }
     uint32_t n_slots(int32_t class_idx) const override { return tier_.shape().n_slots[static_cast<size_t>(class_idx)]; }
     WeightArea slots(int32_t class_idx) const override { return arena_.area(static_cast<uint32_t>(class_idx)); }

@@ -15,7 +15,8 @@ constexpr uint64_t max_workspace_bytes = 64 << 20;
 // as efficient and needs no workspace for slots that are not involved.
 constexpr uint32_t max_rows_together = 64;
 
-constexpr int tensors_per_product = 10;
+constexpr int     tensors_per_product = 10;
+constexpr int64_t index_arrays        = 3; // of a product, each with an index for every row
 
 bool is_consecutive(const std::vector<int32_t> & v) {
     for (size_t i = 1; i < v.size(); ++i) {
@@ -95,7 +96,7 @@ Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
     const ggml_tensor * output  = node.node;
     const int64_t       n_rows  = static_cast<int64_t>(rows_.size());
     const size_t        n_bytes = static_cast<size_t>(n_rows * (input->ne[0] + output->ne[0])) * sizeof(float) + 256;
-    if (graph.has_room(tensors_per_product, 3 * n_rows) && n_bytes <= scratch_.n_bytes()) {
+    if (graph.has_room(tensors_per_product, index_arrays * n_rows) && n_bytes <= scratch_.n_bytes()) {
         return {};
     }
     if (Status status = graph.compute(); !status.ok()) {
@@ -110,22 +111,33 @@ Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
 Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
                               const LayerStep & step, const ExpertWeights & weights,
                               const std::vector<uint32_t> & key_idxs) {
-    uint32_t n_slotted_rows = 0;
+    uint32_t n_rows = 0, n_slotted_rows = 0;
+    uint64_t largest_bytes = 0;
     for (uint32_t i : key_idxs) {
+        n_rows += step.n_rows(i);
         n_slotted_rows += weights.slot(i) ? step.n_rows(i) : 0;
+        largest_bytes = std::max(largest_bytes, weights.layouts().of(weights.key(i)).parts[node.part_idx].n_bytes);
     }
-    const bool together = n_slotted_rows <= max_rows_together;
+    const bool are_small =
+        largest_bytes <= weights.max_bytes_together() && index_arrays * int64_t{n_rows} <= InnerGraph::max_indices / 2;
+    const bool slots_together = are_small || n_slotted_rows <= max_rows_together;
     for (uint32_t i : key_idxs) {
-        if (together && weights.slot(i)) {
+        if (weights.slot(i) ? slots_together : are_small) {
             continue;
         }
         if (Status status = add_one_by_one(graph, node, view, step, weights, i); !status.ok()) {
             return status;
         }
     }
-    for (int32_t class_idx = 0; together && class_idx < static_cast<int32_t>(weights.layouts().classes.size());
+    for (int32_t class_idx = 0; slots_together && class_idx < static_cast<int32_t>(weights.layouts().classes.size());
          ++class_idx) {
-        if (Status status = add_together(graph, node, view, step, weights, key_idxs, class_idx); !status.ok()) {
+        if (Status status = add_slots(graph, node, view, step, weights, key_idxs, class_idx); !status.ok()) {
+            return status;
+        }
+    }
+    for (const Precision precision : {Precision::hi, Precision::lo}) {
+        if (Status status = are_small ? add_buffers(graph, node, view, step, weights, key_idxs, precision) : Status{};
+            !status.ok()) {
             return status;
         }
     }
@@ -149,19 +161,23 @@ Status ExpertMatmul::add_one_by_one(InnerGraph & graph, const ExpertNode & node,
     return add_product(graph, node, weights_at(graph, shape, 1, bytes, weights.part(key_idx, node.part_idx), 0));
 }
 
-Status ExpertMatmul::add_together(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                                  const LayerStep & step, const ExpertWeights & weights,
-                                  const std::vector<uint32_t> & key_idxs, int32_t class_idx) {
+void ExpertMatmul::append_rows(const LayerStep & step, uint32_t key_idx, int32_t id) {
+    rows_.insert(rows_.end(), step.rows(key_idx), step.rows(key_idx) + step.n_rows(key_idx));
+    ids_.insert(ids_.end(), step.n_rows(key_idx), id);
+}
+
+// Of the experts in slots of a class, which has one precision.
+Status ExpertMatmul::add_slots(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                               const LayerStep & step, const ExpertWeights & weights,
+                               const std::vector<uint32_t> & key_idxs, int32_t class_idx) {
     Precision precision = Precision::hi;
     rows_.clear();
     ids_.clear();
     for (uint32_t i : key_idxs) {
-        if (weights.slot(i).class_idx != class_idx) {
-            continue;
+        if (weights.slot(i).class_idx == class_idx) {
+            precision = weights.key(i).precision;
+            append_rows(step, i, weights.slot(i).slot_idx);
         }
-        precision = weights.key(i).precision; // a class has one
-        rows_.insert(rows_.end(), step.rows(i), step.rows(i) + step.n_rows(i));
-        ids_.insert(ids_.end(), step.n_rows(i), weights.slot(i).slot_idx);
     }
     if (rows_.empty()) {
         return {};
@@ -170,6 +186,29 @@ Status ExpertMatmul::add_together(InnerGraph & graph, const ExpertNode & node, c
         return status;
     }
     return add_product(graph, node, slots_tensor(graph, node, view, weights, precision, 0, weights.n_slots(class_idx)));
+}
+
+// Of the experts without a slot, in one precision.
+Status ExpertMatmul::add_buffers(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                                 const LayerStep & step, const ExpertWeights & weights,
+                                 const std::vector<uint32_t> & key_idxs, Precision precision) {
+    rows_.clear();
+    ids_.clear();
+    for (uint32_t i : key_idxs) {
+        if (!weights.slot(i) && weights.key(i).precision == precision) {
+            append_rows(step, i, weights.buffer(i));
+        }
+    }
+    if (rows_.empty()) {
+        return {};
+    }
+    if (Status status = make_room(graph, node); !status.ok()) {
+        return status;
+    }
+    const BufferRow buffers = weights.buffers();
+    return add_product(
+        graph, node,
+        weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.buffer_bytes, buffers.area, 0));
 }
 
 Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights) {

@@ -42,8 +42,11 @@ class ExpertMatmul {
   private:
     Status add_one_by_one(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
                           const ExpertWeights & weights, uint32_t key_idx);
-    Status add_together(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
-                        const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, int32_t class_idx);
+    Status add_slots(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
+                     const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, int32_t class_idx);
+    Status add_buffers(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
+                       const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, Precision precision);
+    void   append_rows(const LayerStep & step, uint32_t key_idx, int32_t id);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 
     // One product for rows_ with experts ids_ of `weights`.

@@ -33,6 +33,7 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     inner_.clear();
     pending_.clear();
     end_layer();
+    tiered_.end_pass();
     if (status.ok()) {
         return GGML_STATUS_SUCCESS;
     }

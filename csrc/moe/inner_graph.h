@@ -40,6 +40,8 @@ class DeviceScratch {
 
 class InnerGraph {
   public:
+    static constexpr int64_t max_indices = 1 << 17; // of a run
+
     explicit InnerGraph(ggml_backend_t backend);
 
     // Room for n_nodes nodes of llama.cpp's graph in one go. REQUIRES: empty().
@@ -88,8 +90,7 @@ class InnerGraph {
 
     Status start();
 
-    static constexpr int     max_tensors = 2048;
-    static constexpr int64_t max_indices = 1 << 17;
+    static constexpr int max_tensors = 2048;
 
     ggml_backend_t backend_;
     GgmlContextPtr tensors_;

@@ -38,12 +38,12 @@ void TieredLayer::begin(const LayerView & view, LayerStep & step) {
     copies_.clear();
     next_copy_       = 0;
     inputs_computed_ = true;
-    if (missing_.empty()) {
-        return;
+    if (!missing_.empty()) {
+        step.load(view, missing_);
+        loaded_.emplace(*view.model, step.loaded(), lease_idxs_);
+        plan();
     }
-    step.load(view, missing_);
-    loaded_.emplace(*view.model, step.loaded(), lease_idxs_);
-    plan();
+    take_ahead();
     pump();
 }
 
@@ -88,6 +88,21 @@ void TieredLayer::plan() {
     }
 }
 
+// What was copied ahead is taken over in the order of use, up to the first part that is not there for all: a later part
+// must not hold buffers that an earlier one waits for.
+void TieredLayer::take_ahead() {
+    bool all = true;
+    for (size_t i = 0; i < copies_.size(); i++) {
+        Copy & copy = copies_[i];
+        if (!all && copy.part_idx != copies_[i - 1].part_idx) {
+            break;
+        }
+        copy.buffer_idx = ahead_.take(step_->keys()[copy.key_idx], copy.part_idx, *tier_step_);
+        all             = all && copy.buffer_idx >= 0;
+    }
+    ahead_.drop();
+}
+
 Place TieredLayer::place_of(uint32_t key_idx, uint32_t part_idx) const {
     const auto & parts = view_->part_order;
     const auto   rank  = static_cast<size_t>(std::find(parts.begin(), parts.end(), part_idx) - parts.begin());
@@ -126,6 +141,9 @@ void TieredLayer::pump() {
         while (next_copy_ < copies_.size() && copies_[next_copy_].part_idx == part_idx) {
             next_copy_++;
         }
+    }
+    if (AheadCopies::pays(*view_)) {
+        ahead_.pump(*view_);
     }
 }
 
@@ -195,6 +213,7 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
         }
     }
     pending_.clear();
+    pump(); // into the buffers that came free
     return {};
 }
 
@@ -305,7 +324,7 @@ Status TieredLayer::complete_copies(const ExpertNode & node, InnerGraph & inner,
             return status;
         }
         // While others wait for a buffer these are given back as soon as they were used; else with the step.
-        if (next_copy_ == copies_.size()) {
+        if (next_copy_ == copies_.size() && !AheadCopies::pays(*view_)) {
             if (Status status = inner.submit(); !status.ok()) {
                 return status;
             }
@@ -321,18 +340,25 @@ Status TieredLayer::complete_copies(const ExpertNode & node, InnerGraph & inner,
     return {};
 }
 
-// Waits until a copy of the node's part is complete.
+// Waits until a copy of the node's part is complete; of a prompt's, which are many, until half of the ring is.
 Status TieredLayer::wait_for_copy(const ExpertNode & node) {
+    const uint32_t n_buffers = view_->model->tier->shape().n_buffers;
+    uint32_t       n_left    = AheadCopies::pays(*view_) ? std::max(1u, n_buffers / 2) : 1;
+    int32_t        last      = -1;
     wanted_.clear();
     for (Copy & copy : copies_) {
         if (copy.part_idx != node.part_idx || copy.used) {
             continue;
         }
-        if (copy.buffer_idx >= 0) {
-            tier_step_->wait_copy(copy.buffer_idx); // in the order in which they were begun
-            return {};
+        if (copy.buffer_idx >= 0 && n_left > 0) {
+            last = copy.buffer_idx;
+            n_left--;
         }
         wanted_.push_back(static_cast<uint32_t>(lease_idxs_[copy.key_idx]));
+    }
+    if (last >= 0) {
+        tier_step_->wait_copy(last); // they are complete in the order in which they were begun
+        return {};
     }
     // None was begun: the drive has not brought one yet, or other steps hold all buffers.
     lease_wanted_ = wanted_;
@@ -352,15 +378,19 @@ Status TieredLayer::wait_for_copy(const ExpertNode & node) {
     return {};
 }
 
-// What was missing may be worth a slot: it is in the host's memory now.
+// What was missing may be worth a slot: it is in the host's memory now. A prompt needs nearly every expert once: what
+// it would bring says little of what decoding needs, and takes the link from what it waits for.
 void TieredLayer::promote() {
     if (missing_.empty()) {
         return;
     }
-    LoadStep &                        load    = step_->loaded();
-    const std::shared_ptr<const void> hold    = step_->share_loaded();
-    const size_t                      n_parts = view_->part_order.size();
+    LoadStep &                        load      = step_->loaded();
+    const std::shared_ptr<const void> hold      = step_->share_loaded();
+    const size_t                      n_parts   = view_->part_order.size();
+    const bool                        only_free = view_->n_tokens() > max_host_tokens;
+    hi_keys_.clear();
     for (uint32_t i : missing_) {
+        const ExpertKey   key              = step_->keys()[i];
         const auto        lease_idx        = static_cast<uint32_t>(lease_idxs_[i]);
         const std::byte * parts[max_parts] = {};
         bool              is_whole         = static_cast<bool>(load.leases()[lease_idx].slot);
@@ -369,10 +399,20 @@ void TieredLayer::promote() {
             parts[p] = is_whole ? load.data(lease_idx, p) : nullptr;
         }
         if (is_whole) {
-            // A prompt needs nearly every expert once: what it would bring says little of what decoding needs, and
-            // takes the link from what it waits for.
-            view_->model->tier->promote(step_->keys()[i], parts, hold, view_->n_tokens() > max_host_tokens);
+            view_->model->tier->promote(key, parts, hold, only_free);
         }
+        if (key.precision == Precision::lo) {
+            hi_keys_.push_back({key.layer_idx, key.expert_idx, Precision::hi});
+        }
+    }
+    // An expert that is used much should be there in hi, however little it weighs each time.
+    const std::shared_ptr<LoadStep> in_hi = view_->model->loader->pin_resident(hi_keys_);
+    for (uint32_t i = 0; i < in_hi->leases().size(); i++) {
+        const std::byte * parts[max_parts] = {};
+        for (uint32_t p = 0; p < n_parts; p++) {
+            parts[p] = in_hi->data(i, p);
+        }
+        view_->model->tier->promote(in_hi->leases()[i].key, parts, in_hi, only_free);
     }
 }
 

@@ -2,6 +2,7 @@
 // for this one use or multiplied by on the host, whatever is done first (tier/step_plan.h).
 #pragma once
 
+#include "moe/ahead_copies.h"
 #include "moe/device_weights.h"
 #include "moe/host_products.h"
 #include "tier/step_plan.h"
@@ -20,8 +21,10 @@ class TieredLayer {
 
     // Finds out what is missing and begins to bring it. REQUIRES: step.select(); end() of the step before.
     void begin(const LayerView & view, LayerStep & step);
-    // Lets go of everything. REQUIRES: what was added was computed.
+    // Lets go of the layer. REQUIRES: what was added was computed.
     void end();
+    // Lets go of what was begun for a next layer, too.
+    void end_pass() { ahead_.drop(); }
 
     bool                  all_resident() const { return missing_.empty(); }
     const DeviceWeights & weights() const { return *weights_; }
@@ -44,6 +47,7 @@ class TieredLayer {
     };
 
     void   plan();
+    void   take_ahead();
     void   pump();
     void   begin_copy(Copy & copy, bool wait);
     Status add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
@@ -72,10 +76,12 @@ class TieredLayer {
     StepPlan                        plan_;                   // of missing_
     std::vector<Copy>               copies_;                 // in the order of use
     size_t                          next_copy_ = 0;          // all before it were begun
+    AheadCopies                     ahead_;                  // of the next layer
     std::vector<const ExpertNode *> pending_;                // nodes without their missing experts' rows
     bool                            inputs_computed_ = true; // of the pending nodes
     std::vector<HostShare>          host_shares_;
     std::vector<int32_t>            buffers_; // [key]
+    std::vector<ExpertKey>          hi_keys_;
     std::vector<uint32_t>           ready_, wanted_, arrived_, lease_wanted_, lease_arrived_;
 };
 

@@ -51,6 +51,7 @@ struct TierStats {
     uint64_t  n_promoted                   = 0; // experts that were given a slot
     uint64_t  n_evictions                  = 0;
     uint64_t  n_device_parts               = 0; // matrices of missing experts that were copied for one use ...
+    uint64_t  n_ahead_parts                = 0; // ... of these, begun before their layer asked for them ...
     uint64_t  n_host_parts                 = 0; // ... and that the host multiplied by
     uint64_t  wait_us                      = 0; // compute waited for a copy
     uint64_t  host_us                      = 0; // the host computed
@@ -84,7 +85,7 @@ class DeviceTier {
 
     // Copies an expert into a slot in the background if it is worth more than what would go. `parts` [part] is its data
     // in the host's memory, which `hold` keeps as it is. False: it is there or on its way, or not worth it, or enough
-    // others are on their way. With `only_free`, nothing goes for it.
+    // others are on their way. With `only_free` nothing goes for it, and no others are minded.
     bool promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold,
                  bool only_free = false);
     // Waits for all promotions.
@@ -117,6 +118,7 @@ class DeviceTier {
     };
 
     void        on_copied(uint64_t tag);
+    bool        has_free_slot_for(ExpertKey key) const HOBBIT_REQUIRES(mu_);
     SlotState & state_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     SlotState   state_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
 
@@ -154,8 +156,10 @@ class TierStep {
     // Begins to copy a matrix into a buffer of the ring and returns its index; -1 if none is free. With `wait`, waits
     // for one that other steps hold. REQUIRES with `wait`: this step holds none (or both might wait for each other).
     int32_t begin_copy(const std::byte * src, uint64_t n_bytes, bool wait);
-    bool    is_copied(int32_t buffer_idx) const;
-    void    wait_copy(int32_t buffer_idx);
+    // Takes over a buffer that another step holds.
+    void adopt(TierStep & from, int32_t buffer_idx);
+    bool is_copied(int32_t buffer_idx) const;
+    void wait_copy(int32_t buffer_idx);
     // The buffer's data, as an offset into the ring's area.
     uint64_t offset(int32_t buffer_idx) const { return static_cast<uint64_t>(buffer_idx) * tier_.shape_.buffer_bytes; }
     // What reads the buffer was computed. REQUIRES: wait_copy().

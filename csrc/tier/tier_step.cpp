@@ -49,6 +49,13 @@ int32_t TierStep::begin_copy(const std::byte * src, uint64_t n_bytes, bool wait)
     return buffer_idx;
 }
 
+void TierStep::adopt(TierStep & from, int32_t buffer_idx) {
+    from.held_.erase(std::find(from.held_.begin(), from.held_.end(), buffer_idx));
+    held_.push_back(buffer_idx);
+    MutexLock lock(tier_.mu_);
+    tier_.stats_.n_ahead_parts++;
+}
+
 bool TierStep::is_copied(int32_t buffer_idx) const {
     MutexLock lock(tier_.mu_);
     return tier_.buffers_[static_cast<size_t>(buffer_idx)] == DeviceTier::BufferState::ready;

@@ -71,10 +71,10 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         for name in ("vram", "expert_vram", "memory", "expert_memory", "lo", "device", "lo_share")
         if getattr(options, name) is not None
     }
-    if options.t1 is not None:
-        from hobbit_py.policies import HobbitThresholds
+    if options.hi_above is not None:
+        from hobbit_py.policies import WeightThresholds
 
-        given["policy"] = HobbitThresholds(options.t1, options.t2)
+        given["policy"] = WeightThresholds(options.hi_above)
     model: llama_cpp.Llama = hobbit_py.Llama(
         options.model,
         precision=options.precision,
@@ -88,6 +88,14 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         **given,
     )
     return model
+
+
+def settle(model: llama_cpp.Llama) -> None:
+    """Waits until nothing is read in the background: else the drive would be measured, too."""
+    before = -1
+    while (read := model.stats().read_bytes) != before:
+        before = read
+        time.sleep(0.5)
 
 
 def next_token(model: llama_cpp.Llama) -> int:
@@ -116,16 +124,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         np.save(options.logits, np.array(model.scores[: model.n_tokens], dtype=np.float32))
         return {"engine": options.engine, "ready_s": ready_s, "n_tokens": int(model.n_tokens)}
 
+    read_stats = getattr(model, "stats", None)  # hobbit only
     prompt_s = []
+    prompt_stats = None
     for prompt in prompts:  # the first warms up, the rest are measured
+        if read_stats and len(prompt_s) == 1:
+            settle(model)
+            prompt_stats = read_stats()
         model.reset()
         prompt_started = time.perf_counter()
         model.eval(prompt)
         next_token(model)
         prompt_s.append(time.perf_counter() - prompt_started)
+    if prompt_stats is not None:
+        prompt_stats = read_stats().since(prompt_stats)
     for token in decoded[: options.warm]:
         model.eval([token])
-    read_stats = getattr(model, "stats", None)  # hobbit only
     before = read_stats() if read_stats else None
     token_s = []
     for token in decoded[options.warm :]:
@@ -144,6 +158,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         stats = read_stats().since(before)
         result["stats"] = {name: getattr(stats, name) for name in stats.__dataclass_fields__}
         result["decode_s"] = sum(token_s)
+        if prompt_stats is not None:
+            result["prompt_stats"] = {name: getattr(prompt_stats, name) for name in stats.__dataclass_fields__}
+            result["prompt_s"] = sum(prompt_s[1:])
     return result
 
 
@@ -168,8 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="exact", choices=["exact", "mixed", "auto"])
     parser.add_argument("--lo", help="hobbit: the low-precision copy")
     parser.add_argument("--lo-share", type=float)
-    parser.add_argument("--t1", type=float, help="hobbit: thresholds of mixed precision")
-    parser.add_argument("--t2", type=float, default=1.0)
+    parser.add_argument("--hi-above", type=float, help="hobbit: gate weight from which a missing expert runs in hi")
     parser.add_argument("--logits", type=Path, help="save the logits of a prompt and teacher-forced decoding instead")
     parser.add_argument("--verbose", action="store_true")
     try:

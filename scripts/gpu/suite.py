@@ -96,12 +96,14 @@ def speed_row(name: str, result: dict[str, Any], link_gb_s: float) -> str:
     n_asked = max(1, stats["n_device_hits"] + stats["n_device_misses"])
     n_tokens = max(1, stats["n_tokens"])
     busy_s = stats["copy_us"] / 1e6
+    prompt_gb_s = result["prompt_stats"]["copied_bytes"] / result["prompt_s"] / 1e9 if "prompt_stats" in result else 0.0
     rate = stats["copied_bytes"] / busy_s / 1e9 if busy_s else 0.0
     return row + (
         f" {stats['n_device_hits'] / n_asked:7.1%} {stats['copied_bytes'] / n_tokens / 1e6:9.1f} {rate:6.1f}"
         f" {rate / link_gb_s if link_gb_s else 0:6.0%} {stats['n_host_parts'] / n_tokens:7.1f}"
         f" {stats['host_compute_us'] / n_tokens / 1e3:7.2f} {stats['copy_wait_us'] / n_tokens / 1e3:7.2f}"
         f" {stats['read_bytes_hi'] / n_tokens / 1e6 + stats['read_bytes_lo'] / n_tokens / 1e6:8.1f}"
+        f" {prompt_gb_s:6.1f}"
     )
 
 
@@ -109,7 +111,10 @@ def speed(options: argparse.Namespace, cases: dict[str, list[str]]) -> None:
     heads = (
         "decode tok/s, prompt tok/s, load s; per token: hits on the GPU, MB copied, GB/s while copying, of the link,"
     )
-    print(f"\n{Path(options.model).name}: {heads}\nmatrices on the CPU, ms on it, ms waited for copies, MB read")
+    print(
+        f"\n{Path(options.model).name}: {heads}\nmatrices on the CPU, ms on it, ms waited for copies, MB read; "
+        f"GB/s copied over all of the prompts' time"
+    )
     for name, arguments in cases.items():
         prompt = ["--prompt-file", str(options.prompt_file), "--decode", str(options.decode)]
         result = run_case([*arguments[:1], options.model, *prompt, *arguments[1:]], options.timeout_s)
@@ -123,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--prompt-file", type=Path, required=True)
-    parser.add_argument("--lo", help="low-precision copy: adds the mixed cases")
+    parser.add_argument("--lo", action="append", default=[], help="low-precision copy: adds mixed cases (repeatable)")
     parser.add_argument("--small", help="model for the comparison of logits (default: the same)")
     parser.add_argument("--shares", default="50,25", help="percent of the experts on the GPU (50,25)")
     parser.add_argument("--decode", type=int, default=160)
@@ -175,9 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases[f"stock, {percent} of the experts"] = ["stock", "--cpu-moe", str(n_cpu), *threads]
         cases[f"hobbit exact, {percent}"] = ["hobbit", *vram, *threads]
         cases[f"hobbit exact, {percent}, all copied"] = ["hobbit", *vram, "--no-host-compute", *threads]
-        if options.lo:
-            mixed = ["hobbit", *vram, "--precision", "mixed", "--lo", options.lo]
-            cases[f"hobbit mixed, {percent}"] = [*mixed, *threads]
+        for lo in options.lo:
+            name = f"hobbit mixed {Path(lo).stem.partition('.lo-')[2] or Path(lo).stem}, {percent}"
+            cases[name] = ["hobbit", *vram, "--precision", "mixed", "--lo", lo, *threads]
     # The drive sets its pace: a short prompt, few tokens.
     three = ["--expert-vram", str(int(n_bytes * 0.1)), "--expert-memory", str(int(n_bytes * 0.3))]
     three += ["--prompt-tokens", "64", "--prompts", "1", "--decode", "40", "--warm", "8"]

@@ -233,6 +233,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 lo_share=lo_share,
                 memory_share=plan.loader_options.expert_memory_bytes / engine.all_slots_bytes,
                 lo_ratio=engine.all_lo_slots_bytes / engine.all_slots_bytes,
+                has_tier=chosen_device.has_tier,
             )
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)

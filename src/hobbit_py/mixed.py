@@ -60,6 +60,15 @@ def default_policy(n_expert_used: int, memory_share: float) -> WeightThresholds:
     return WeightThresholds(hi_above=hi_above, wait_above=0.5 if n_expert_used > 2 and memory_share >= 0.35 else 0.0)
 
 
+def device_policy(n_expert_used: int, lo_ratio: float) -> WeightThresholds:
+    """`default_policy` below a GPU: nearly every expert that its memory lacks is served in lo.
+
+    What is served in lo gets a slot there in hi if it is used much, so only the rare experts stay in lo, and few of
+    them carry a token. Copies of less than half the size (`lo_ratio`) are too coarse for those (docs/gpu.md).
+    """
+    return WeightThresholds(hi_above=min(1.0 if lo_ratio >= 0.5 else 0.8, 3.2 / n_expert_used))
+
+
 def default_lo_share(n_expert_used: int, memory_share: float, lo_ratio: float) -> float:
     """The share of the experts' memory for lo copies in a model that was not tuned.
 
@@ -87,14 +96,15 @@ def mixed_settings(
     lo_share: float | None,
     memory_share: float,
     lo_ratio: float,
+    has_tier: bool = False,
 ) -> MixedSettings:
     """Fills in what the user left open (None), from the tune file if it is about these very files.
 
-    `memory_share` and `lo_ratio` are those of `default_lo_share`.
+    `memory_share` and `lo_ratio` are those of `default_lo_share`; `has_tier`: a GPU with memory of its own computes.
     """
     name = Path(lo).name
     default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
-    own_policy = default_policy(n_expert_used, memory_share)
+    own_policy = device_policy(n_expert_used, lo_ratio) if has_tier else default_policy(n_expert_used, memory_share)
     if policy is not None or lo_share is not None:
         return MixedSettings(
             policy=policy or own_policy,

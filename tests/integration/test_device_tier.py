@@ -4,6 +4,7 @@ The CPU stands for the device: its memory is then a second one that only the tie
 run the same kernels, logits must be stock's bit for bit, whatever was copied, promoted or computed on the host.
 """
 
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from support import (
 )
 
 import hobbit_py
+from hobbit_py._native_stats import HI
+from hobbit_py.policies import AlwaysLow
 
 DECODE = make_prompt(8, seed=1)
 
@@ -116,3 +119,52 @@ def test_later_sequences(tiny_model: ModelFactory, stock_reference: StockReferen
             prompt = make_prompt(20, seed=seed)
             assert_identical(eval_logits(model, prompt, DECODE), stock_reference(path, prompt, DECODE))
         assert model.stats().n_promoted > 0
+
+
+def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockReference) -> None:
+    """Each layer of a prompt finds its experts on the way already; what was copied for nothing is given back."""
+    path = tiny_model("qwen3moe")
+    prompt = make_prompt(64)
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
+            expert_memory=arena_bytes(path, ArenaSize.ALL),
+        )
+    ) as model:
+        eval_logits(model, prompt, [])  # from here on the experts are in main memory
+        model.reset()
+        before = model.stats()
+        logits = eval_logits(model, prompt, DECODE)
+        stats = model.stats().since(before)
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+        model._engine.check_invariants()
+    assert_identical(logits, stock_reference(path, prompt, DECODE))
+    assert stats.read_bytes == 0
+    assert 0 < stats.n_ahead_parts < stats.n_device_parts
+
+
+def test_what_is_served_in_lo_is_promoted_in_hi(tiny_model: ModelFactory) -> None:
+    """Where the device has room for what is used much, a policy that never asks for hi ends up with hi."""
+    path = tiny_model("qwen3moe")
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.QUARTER),
+            expert_memory=2 * arena_bytes(path, ArenaSize.ALL),
+            lo=tiny_model("qwen3moe", experts_quant="Q4_0"),
+        )
+    ) as model:
+        model.set_policy(AlwaysLow())
+        deadline = time.monotonic() + 60
+        while not all(state == HI for layer in model.residency() for state in layer):  # in the background
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        eval_logits(model, DECODE, [])
+        assert model.stats().n_used_hi == 0
+        for _ in range(3):
+            model.reset()
+            eval_logits(model, DECODE, [])
+        assert model.stats().resident_bytes_device > 0
+        assert model.stats().n_device_hits > 0

@@ -218,6 +218,30 @@ TEST_CASE("a step that is dropped gives back its buffers") {
     run(bench, model.keys(0, {7, 6, 5, 4, 3, 2, 1, 0}), three_parts);
 }
 
+TEST_CASE("what is resident can be pinned without a read, what is not gets no lease") {
+    const TinyModel model({{8, {1024, 1024, 2048}}});
+    Bench           bench(model, with_memory(3 * 4096));
+    run(bench, model.keys(0, {5, 1}), three_parts);
+    const LoaderStats before = bench.loader.stats();
+    {
+        const auto pinned = bench.loader.pin_resident(model.keys(0, {1, 2, 5}));
+        REQUIRE(pinned->leases().size() == 2);
+        CHECK(pinned->all_hit());
+        CHECK(pinned->leases()[0].key.expert_idx == 1);
+        CHECK(pinned->leases()[1].key.expert_idx == 5);
+        for (uint32_t part_idx = 0; part_idx < 3; part_idx++) {
+            CHECK(model.is_right(pinned->leases()[1].key, part_idx, pinned->data(1, part_idx)));
+        }
+        CHECK(bench.loader.stats().n_hits[0] == before.n_hits[0]);
+        CHECK(bench.loader.stats().n_reads == before.n_reads);
+        run(bench, model.keys(0, {0, 2, 3, 4, 6}), three_parts); // more than the third slot holds
+        CHECK(bench.loader.residency(0, Precision::hi)[1] == 2);
+        CHECK(bench.loader.residency(0, Precision::hi)[5] == 2);
+    }
+    run(bench, model.keys(0, {0, 2, 3}), three_parts);
+    CHECK(bench.loader.residency(0, Precision::hi)[1] + bench.loader.residency(0, Precision::hi)[5] < 4);
+}
+
 TEST_CASE("a loader ends with reads in flight and queued") {
     const TinyModel   model({{8, {4096, 4096, 4096}}});
     FakeReaderOptions slow;

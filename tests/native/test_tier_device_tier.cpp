@@ -220,6 +220,18 @@ TEST_CASE("two steps share the ring") {
     CHECK(n_wrong == 0);
 }
 
+TEST_CASE("free slots are given away in equal shares, however many at once") {
+    Bench bench(two_layers(), 7, 0.01);
+    for (uint16_t e = 0; e < 8; e++) {
+        CHECK(bench.promote({0, e}, nullptr, true) == (e < 4));
+    }
+    for (uint16_t e = 0; e < 8; e++) {
+        CHECK(bench.promote({1, e}, nullptr, true) == (e < 3)); // no more are free
+    }
+    bench.tier.finish_promotions();
+    CHECK(bench.tier.stats().n_promoted == 7);
+}
+
 TEST_CASE("a layer that is whole and in order is fixed") {
     Bench bench(two_layers(), 16);
     for (uint16_t layer_idx = 0; layer_idx < 2; layer_idx++) {
@@ -239,6 +251,22 @@ TEST_CASE("a layer that is whole and in order is fixed") {
     bench.tier.finish_promotions();
     bench.tier.fix_complete_layers();
     CHECK(bench.tier.fixed_slot(1) == 8);
+}
+
+TEST_CASE("a buffer that was filled ahead goes over to the step that wants it") {
+    Bench      bench(two_layers(), 0);
+    const auto ahead  = bench.tier.begin({});
+    const auto step   = bench.tier.begin(bench.model.keys(1, {3}));
+    const auto buffer = ahead->begin_copy(bench.source({1, 3}, 0), 3'000, false);
+    REQUIRE(buffer >= 0);
+    step->adopt(*ahead, buffer);
+    CHECK(ahead->n_held() == 0);
+    CHECK(step->n_held() == 1);
+    step->wait_copy(buffer);
+    CHECK(bench.model.is_right({1, 3}, 0, bench.device.data(bench.shape.ring_area(), step->offset(buffer))));
+    CHECK(bench.tier.stats().n_ahead_parts == 1);
+    CHECK(bench.tier.stats().n_device_parts == 1);
+    step->release(buffer);
 }
 
 TEST_CASE("both precisions have slots of their own") {

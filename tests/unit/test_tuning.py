@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from sample_tuning import TUNING
 
-from hobbit_py.mixed import default_lo_share, default_policy, format_loss
+from hobbit_py.mixed import default_lo_share, default_policy, device_policy, format_loss
 from hobbit_py.policies import HI, WeightThresholds
 from hobbit_py.tune import load_tuning, save_tuning, tuning_path
 from hobbit_py.tune.routing import RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
@@ -206,6 +206,9 @@ def test_defaults_depend_on_the_experts_used() -> None:
     assert default_policy(2, 0.5) == WeightThresholds(0.5)
     assert default_policy(8, 0.5) == WeightThresholds(0.2, wait_above=0.5)
     assert default_policy(8, 0.25) == WeightThresholds(0.2)
+    assert device_policy(2, 0.43) == WeightThresholds(0.8)
+    assert device_policy(2, 0.53) == WeightThresholds(1.0)
+    assert device_policy(8, 0.53) == WeightThresholds(0.4)
 
 
 def test_by_default_lo_copies_get_no_more_than_makes_every_expert_resident() -> None:
