@@ -154,11 +154,11 @@ Status ExpertMatmul::add_one_by_one(InnerGraph & graph, const ExpertNode & node,
     const Precision precision = weights.key(key_idx).precision;
     const SlotRef   slot      = weights.slot(key_idx);
     if (slot) {
-        return add_product(graph, node, slots_tensor(graph, node, view, weights, precision, slot.slot_idx, 1));
+        return add_product(graph, node, slots_tensor(graph, node, view, weights, precision, slot.slot_idx, 1), 1);
     }
     const PartShape & shape = shape_of(view, node, precision);
     const uint64_t    bytes = ggml_row_size(shape.type, shape.n_in) * static_cast<uint64_t>(shape.n_out);
-    return add_product(graph, node, weights_at(graph, shape, 1, bytes, weights.part(key_idx, node.part_idx), 0));
+    return add_product(graph, node, weights_at(graph, shape, 1, bytes, weights.part(key_idx, node.part_idx), 0), 1);
 }
 
 void ExpertMatmul::append_rows(const LayerStep & step, uint32_t key_idx, int32_t id) {
@@ -179,13 +179,9 @@ Status ExpertMatmul::add_slots(InnerGraph & graph, const ExpertNode & node, cons
             append_rows(step, i, weights.slot(i).slot_idx);
         }
     }
-    if (rows_.empty()) {
-        return {};
-    }
-    if (Status status = make_room(graph, node); !status.ok()) {
-        return status;
-    }
-    return add_product(graph, node, slots_tensor(graph, node, view, weights, precision, 0, weights.n_slots(class_idx)));
+    return add_products(graph, node, [&] {
+        return slots_tensor(graph, node, view, weights, precision, 0, weights.n_slots(class_idx));
+    });
 }
 
 // Of the experts without a slot, in one precision.
@@ -199,19 +195,55 @@ Status ExpertMatmul::add_buffers(InnerGraph & graph, const ExpertNode & node, co
             append_rows(step, i, weights.buffer(i));
         }
     }
-    if (rows_.empty()) {
-        return {};
-    }
-    if (Status status = make_room(graph, node); !status.ok()) {
-        return status;
-    }
     const BufferRow buffers = weights.buffers();
-    return add_product(
-        graph, node,
-        weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.buffer_bytes, buffers.area, 0));
+    return add_products(graph, node, [&] {
+        return weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.buffer_bytes, buffers.area,
+                          0);
+    });
 }
 
-Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights) {
+// A GPU's kernel goes through tiles of as many rows as there are tokens, for each of all the slots. So the rows, which
+// are in the order of experts, are dealt out to as few tokens as can be, each with rows of several experts: as many as
+// the expert with the most rows has, for a token uses an expert once. What is left over is a product of its own.
+Status ExpertMatmul::add_products(InnerGraph & graph, const ExpertNode & node, const MakeWeights & make_weights) {
+    const auto n_rows = static_cast<uint32_t>(rows_.size());
+    if (n_rows == 0) {
+        return {};
+    }
+    uint32_t n_tokens = 0; // the most rows of one expert
+    for (uint32_t i = 0, first = 0; i < n_rows; i++) {
+        first    = ids_[i] == ids_[first] ? first : i;
+        n_tokens = std::max(n_tokens, i - first + 1);
+    }
+    const uint32_t n_used = n_rows / n_tokens;
+    if (n_rows <= max_rows_together || n_used == 1) {
+        Status status = make_room(graph, node);
+        return status.ok() ? add_product(graph, node, make_weights(), 1) : status;
+    }
+    std::vector<uint32_t> left_rows(rows_.begin() + n_used * n_tokens, rows_.end());
+    std::vector<int32_t>  left_ids(ids_.begin() + n_used * n_tokens, ids_.end());
+    std::vector<uint32_t> rows(size_t{n_used} * n_tokens);
+    std::vector<int32_t>  ids(rows.size());
+    for (uint32_t token = 0; token < n_tokens; token++) {
+        for (uint32_t i = 0; i < n_used; i++) {
+            rows[size_t{token} * n_used + i] = rows_[size_t{i} * n_tokens + token];
+            ids[size_t{token} * n_used + i]  = ids_[size_t{i} * n_tokens + token];
+        }
+    }
+    rows_.swap(rows);
+    ids_.swap(ids);
+    Status status = make_room(graph, node);
+    status        = status.ok() ? add_product(graph, node, make_weights(), n_used) : status;
+    if (!status.ok() || left_rows.empty()) {
+        return status;
+    }
+    rows_.swap(left_rows);
+    ids_.swap(left_ids);
+    status = make_room(graph, node);
+    return status.ok() ? add_product(graph, node, make_weights(), 1) : status;
+}
+
+Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights, uint32_t n_each) {
     ggml_context * ctx    = graph.context();
     ggml_tensor *  input  = node.node->src[1]; // [n_in, n_used or 1, n_tokens]
     ggml_tensor *  output = node.node;         // [n_out, n_used, n_tokens]
@@ -236,7 +268,7 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, gg
         for (size_t i = 0; i < rows_.size(); ++i) {
             indices_[i] = static_cast<int32_t>(broadcast ? rows_[i] / n_used : rows_[i]);
         }
-        gathered = graph.tensor_over(GGML_TYPE_F32, n_in, 1, n_rows, scratch_.buffer(), scratch_.data());
+        gathered = graph.tensor_over(GGML_TYPE_F32, n_in, n_each, n_rows / n_each, scratch_.buffer(), scratch_.data());
         if (is_consecutive(indices_) && in_stride == static_cast<size_t>(n_in) * sizeof(float)) {
             gathered->buffer = input->buffer;
             gathered->data   = static_cast<char *>(input->data) + static_cast<size_t>(indices_[0]) * in_stride;
@@ -254,9 +286,9 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, gg
 
     ggml_tensor * ids = graph.indices(ids_.data(), n_rows);
     if (!shared_row) {
-        ids->ne[1] = n_rows; // [1, n_rows]: every gathered row is a token with one expert
-        ids->ne[0] = 1;
-        ids->nb[1] = sizeof(int32_t);
+        ids->ne[0] = n_each; // [n_each, n_rows / n_each]: experts of a token that was made of gathered rows
+        ids->ne[1] = n_rows / n_each;
+        ids->nb[1] = n_each * sizeof(int32_t);
         ids->nb[2] = ids->nb[3] = static_cast<size_t>(n_rows) * sizeof(int32_t);
     }
     ggml_tensor * product = ggml_mul_mat_id(ctx, weights, gathered, ids);

@@ -9,6 +9,7 @@
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 
+#include <functional>
 #include <vector>
 
 namespace hobbit {
@@ -49,8 +50,11 @@ class ExpertMatmul {
     void   append_rows(const LayerStep & step, uint32_t key_idx, int32_t id);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 
-    // One product for rows_ with experts ids_ of `weights`.
-    Status add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights);
+    // For rows_, with experts ids_, in the order of experts. Weights are made for each product.
+    using MakeWeights = std::function<ggml_tensor *()>;
+    Status add_products(InnerGraph & graph, const ExpertNode & node, const MakeWeights & make_weights);
+    // One product for rows_ with experts ids_ of `weights`: `n_each` of them are a token, and differ in their expert.
+    Status add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights, uint32_t n_each);
 
     DeviceScratch         scratch_; // gathered input and unscattered output of one product
     std::vector<uint32_t> rows_;
