@@ -218,7 +218,7 @@ def sweep(model: Model, points: Sequence[Point], args: argparse.Namespace, done:
             evaluation = evaluate(llama, windows, against=reference)
             llama.close()
             write(args.out, record(point, evaluation, exact_bytes))
-        if exact.key not in done:
+        if exact.key not in done and not args.only:
             # Once more: what differs from itself would be noise of the method.
             llama = load(exact, model, args.threads)
             write(args.out, record(exact, evaluate(llama, windows, against=reference), exact_bytes))
