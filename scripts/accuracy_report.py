@@ -2,6 +2,7 @@
 
     python scripts/accuracy_report.py accuracy.jsonl --plot docs/accuracy.png > tables.md
 
+Says whether at equal bytes one of our settings is closer to exact mode than each alternative, and exits with 1 if not.
 The plot needs matplotlib.
 """
 
@@ -16,10 +17,12 @@ from typing import Any
 
 Record = dict[str, Any]
 OURS = ("weight", "hobbit")
+DEFAULT = "default"
 METHODS = (*OURS, "random", "skip only", "fewer experts", "uniform")
 MARKERS = {"weight": "o", "hobbit": "^", "random": "x", "skip only": "v", "fewer experts": "s", "uniform": "D"}
 LO_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 BYTES_TOLERANCE = 0.01  # of exact mode's bytes: what still counts as no more
+LOSSES = (0.005, 0.01, 0.02, 0.03, 0.05)  # of the curve
 MAX_LOSS_PERCENT = 12.0  # of the plot's axis; what loses more is drawn at the edge
 
 
@@ -40,10 +43,22 @@ def best_of_ours(records: Sequence[Record], bytes_ratio: float) -> Record | None
     return min(ours, key=lambda r: float(r["kl_mean"]), default=None)
 
 
+def without_dominated(records: Sequence[Record]) -> list[Record]:
+    """Drops our settings that another of ours beats in bytes and in KL divergence."""
+    ours = [r for r in records if r["method"] in OURS]
+
+    def is_dominated(r: Record) -> bool:
+        return any(o["bytes_ratio"] < r["bytes_ratio"] and o["kl_mean"] < r["kl_mean"] for o in ours)
+
+    return [r for r in records if r["method"] not in OURS or r["setting"] == DEFAULT or not is_dominated(r)]
+
+
 def table(records: Sequence[Record]) -> Iterator[str]:
     yield "| method | type | setting | perplexity | KL mean | top-1 | hi/lo/skip | bytes | ours with no more bytes |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for r in sorted(records, key=lambda r: (METHODS.index(r["method"]), r["lo"], r["bytes_ratio"])):
+    for r in sorted(
+        without_dominated(records), key=lambda r: (max(len(OURS), METHODS.index(r["method"])), r["bytes_ratio"])
+    ):
         lo = "" if r["method"] == "skip only" else r["lo"]
         mix = "/".join(f"{100 * r[f'share_{name}']:.0f}" for name in ("hi", "lo", "skip"))
         rival = "" if r["method"] in OURS else ours_text(best_of_ours(records, r["bytes_ratio"]))
@@ -52,6 +67,29 @@ def table(records: Sequence[Record]) -> Iterator[str]:
             f"| {r['method']} | {lo} | {r['setting']} | {loss_text(r)} | {r['kl_mean']:.4f} | "
             f"{r['top1_agreement']:.3f} | {mix} | {n_bytes} | {rival} |"
         )
+
+
+def worse_or_alone(records: Sequence[Record]) -> tuple[list[Record], list[Record], int]:
+    """The alternatives that none of ours beats by KL divergence at their bytes, those below all our bytes, and how many
+    there are in all.
+    """
+    others = [r for r in records if r["method"] not in (*OURS, "exact")]
+    rivals = [(r, best_of_ours(records, r["bytes_ratio"])) for r in others]
+    worse = [r for r, ours in rivals if ours is not None and ours["kl_mean"] >= r["kl_mean"]]
+    return worse, [r for r, ours in rivals if ours is None], len(others)
+
+
+def curve(groups: Sequence[tuple[str, float, list[Record]]]) -> Iterator[str]:
+    """The least bytes of our settings within each loss."""
+    yield "| model | arena | " + " | ".join(f"{100 * loss:g}%" for loss in LOSSES) + " |"
+    yield "|---" * (2 + len(LOSSES)) + "|"
+    for model, arena, records in groups:
+        cells = []
+        for loss in LOSSES:
+            ours = [r for r in records if r["method"] in OURS and r["loss"] <= loss]
+            best = min(ours, key=lambda r: float(r["bytes_ratio"]), default=None)
+            cells.append("none" if best is None else f"x{best['bytes_ratio']:.2f} ({best['lo']}, {best['setting']})")
+        yield f"| {model} | {arena:.0%} | " + " | ".join(cells) + " |"
 
 
 def loss_text(record: Record) -> str:
@@ -125,9 +163,27 @@ def main() -> int:
         print(f"\n### {model}, room for {arena:.0%} of the experts\n")
         print(f"{records[0]['tokens']} tokens.{size}\n")
         print("\n".join(table([r for r in records if r["method"] != "exact"])))
+    print("\n### Least bytes of ours within a loss\n")
+    print("\n".join(curve(groups)))
     if args.plot:
         plot(groups, args.plot)
-    return 0
+    return report_comparisons(groups)
+
+
+def report_comparisons(groups: Sequence[tuple[str, float, list[Record]]]) -> int:
+    """Prints how the alternatives compare with ours; the exit status, 1 if one of them is as close to exact mode."""
+    n_worse = n_alone = n_compared = 0
+    for model, arena, records in groups:
+        worse, alone, n = worse_or_alone(records)
+        n_worse, n_alone, n_compared = n_worse + len(worse), n_alone + len(alone), n_compared + n
+        for verdict, found in (("no setting of ours is closer", worse), ("no setting of ours reads so little", alone)):
+            for r in found:
+                print(f"\n{model}, {arena:.0%}: {r['method']} {r['lo']} {r['setting']}: {verdict}")
+    print(
+        f"\n{n_compared} alternatives: ours is closer to exact mode at their bytes than "
+        f"{n_compared - n_worse - n_alone}, not than {n_worse}; {n_alone} read less than ours ever does."
+    )
+    return 1 if n_worse else 0
 
 
 if __name__ == "__main__":

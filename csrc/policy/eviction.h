@@ -66,7 +66,7 @@ struct EvictionSpec {
 // What a policy knows of the model.
 struct EvictionModel {
     std::vector<uint32_t> n_expert;       // [n_layers]; layers without experts have 0
-    double                lo_cost = 0.25; // bytes of a lo copy, over those of a hi copy
+    double                lo_cost = 0.25; // bytes of a lo copy, over those of a hi copy; 0 without
 };
 
 // docs/policies.md describes each. Throws std::invalid_argument for an unknown name or parameter, with the known ones.

@@ -164,3 +164,14 @@ def test_ranked_frequency_wants_the_hi_copy_of_a_best_expert_alone() -> None:
     hi, lo = policy.scores()[:, 0]
     assert hi[1:3].tolist() == pytest.approx([1.0, 0.3])
     assert lo[1:3].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(("lo_cost", "hi_scores"), [(LO_COST, [1.0, 0.3]), (0.0, [1.0, 1.0])])
+def test_next_use_keeps_hi_copies_of_best_experts_where_lo_copies_serve_the_others(
+    lo_cost: float, hi_scores: list[float]
+) -> None:
+    policy = _core.EvictionPolicy("next-use", {"later_weight": 0.3}, N_EXPERT, lo_cost)
+    route(policy, 0, [1, 2])
+    hi, lo = policy.scores()[:, 0, 1:3]
+    assert (hi / hi[0]).tolist() == pytest.approx(hi_scores)
+    assert (lo / lo[0]).tolist() == pytest.approx([1.0, 1.0])

@@ -204,8 +204,9 @@ def test_loss_in_words(loss: float, text: str) -> None:
 
 def test_defaults_depend_on_the_experts_used() -> None:
     assert default_policy(2, 0.5) == WeightThresholds(0.5)
-    assert default_policy(8, 0.5) == WeightThresholds(0.2, wait_above=0.5)
-    assert default_policy(8, 0.25) == WeightThresholds(0.2)
+    for memory_share, hi_above in ((0.1, 0.2), (0.25, 0.2), (0.375, 0.25), (0.5, 0.3), (0.9, 0.3)):
+        assert default_policy(8, memory_share).hi_above == pytest.approx(hi_above)
+        assert default_policy(8, memory_share) == WeightThresholds(default_policy(8, memory_share).hi_above)
     assert device_policy(2, 0.43) == WeightThresholds(0.8)
     assert device_policy(2, 0.53) == WeightThresholds(1.0)
     assert device_policy(8, 0.53) == WeightThresholds(0.4)
