@@ -53,8 +53,8 @@ def default_policy(n_expert_used: int, memory_share: float) -> WeightThresholds:
     """The thresholds of a model that was not tuned: about one expert a token in hi, none skipped (docs/accuracy.md).
 
     With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. The more
-    experts there is memory for (`memory_share` of what all take in hi), the more of them are there in hi anyway, and the
-    fewer need to be read for the same loss: with eight, 0.2 up to a quarter and 0.3 from a half on.
+    experts there is memory for (`memory_share` of what all take in hi), the more of them are there in hi anyway, and
+    the fewer need to be read for the same loss: with eight, 0.2 up to a quarter and 0.3 from a half on.
     """
     memory = min(max(memory_share, 0.25), 0.5)
     return WeightThresholds(hi_above=min(0.5, (0.8 + 3.2 * memory) / n_expert_used))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
 import random
 import threading
@@ -12,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import HobbitError
+from ..huge_pages import arena_like
 
 _ALIGNMENT = 4096
-_HUGE_PAGE_BYTES = 2 << 20
 _O_DIRECT = getattr(os, "O_DIRECT", 0)  # macOS has none: there the page cache is part of what is measured
 
 
@@ -41,7 +39,7 @@ def measure_random_reads(path: Path, read_bytes: int, n_threads: int, duration_s
 
     def read_until_stopped(thread_idx: int) -> None:
         places = random.Random(seed * 1000 + thread_idx)
-        with _arena_like(read_bytes) as buffer, memoryview(buffer)[:read_bytes] as target:
+        with arena_like(read_bytes) as buffer, memoryview(buffer)[:read_bytes] as target:
             barrier.wait()
             while time.monotonic() < stop_at[0]:
                 done_bytes[thread_idx] += os.preadv(handle, [target], places.randrange(n_places) * _ALIGNMENT)
@@ -60,20 +58,6 @@ def measure_random_reads(path: Path, read_bytes: int, n_threads: int, duration_s
     if 0 in done_bytes:
         raise DriveError(f"Reads of {path} failed or did not return within {duration_s:g} s.")
     return sum(done_bytes) / elapsed_s
-
-
-def _arena_like(n_bytes: int) -> mmap.mmap:
-    """Memory of the kind that experts are read into: private and, where there are any, in huge pages.
-
-    A read into 4 KiB pages is handed to the drive page by page: on a virtual machine half as fast.
-    """
-    n_bytes = -(-n_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
-    buffer = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            buffer.madvise(mmap.MADV_HUGEPAGE)
-    buffer.write(bytes(n_bytes))
-    return buffer
 
 
 def best_random_reads(

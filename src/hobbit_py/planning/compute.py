@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 
+from ..huge_pages import arena_like
 from ..pack._ggml import libggml
 
 _F32, _I32 = 0, 26  # ggml_type
@@ -43,7 +44,9 @@ def measure_matmul(type_id: int, n_in: int, n_out: int, matrix_bytes: int, n_thr
     `type_id` and shape are those of an expert's matrix. Takes up to 320 MiB for a second or so.
     """
     n_matrices = max(2 * _N_USED, min(_MAX_WEIGHT_BYTES // matrix_bytes, 4096) // _N_USED * _N_USED)
-    context = _init(_InitParams(n_matrices * matrix_bytes + _OTHER_BYTES, None, False))
+    memory = arena_like(n_matrices * matrix_bytes + _OTHER_BYTES)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    context = _init(_InitParams(len(memory), address, False))
     try:
         weights = _new_3d(context, type_id, n_in, n_out, n_matrices)
         # Any bytes will do whose halves are ordinary F16 scales: subnormal numbers would cost time.
