@@ -33,6 +33,7 @@ MORE_BYTES = 1 << 30
 _MORE_ADDRESS_BYTES = 4 << 30  # ends what would take the machine's memory; what counts is what was resident
 _N_CTX = 64
 _BUDGET_BYTES = 512 << 20
+_TEXT = "It was a dog, \u72ac, not a caf\xe9.".encode() + b"\xff"  # letters of one byte to three, and no letter
 
 REFUSED, RAN, FAILED = "refused", "ran", "failed"
 
@@ -104,7 +105,7 @@ def _digest(logits: np.ndarray) -> str:
 def _evaluate(llama: hobbit_py.Llama) -> str:
     n_vocab = llama.n_vocab()
     tokens = [token * 31 % n_vocab for token in range(11)]
-    llama.detokenize(llama.tokenize(b"It was a dog.", special=True))
+    llama.detokenize(llama.tokenize(_TEXT, special=True))
     llama.eval(tokens)
     for token in tokens[:2]:
         llama.eval([token])

@@ -209,6 +209,7 @@ void bind_engine(py::module_ & m) {
         .def("step_counters", [](const Engine & e) { return snapshot(e.counters()); })
         .def("loader_stats", [](Engine & e) { return loader_of(e).stats(); })
         .def("arena_bytes", [](Engine & e) { return loader_of(e).arena_bytes(); })
+        .def("unfilled_bytes", [](Engine & e) { return loader_of(e).unfilled_bytes(); })
         .def("drive_bytes_s", [](Engine & e) { return loader_of(e).prefetch_state().read_bytes_s; })
         .def("stream_bytes", [](Engine & e) { return loader_of(e).stream_bytes(); })
         .def("reset_sequence", [](Engine & e) { loader_of(e).reset_sequence(); })

@@ -5,6 +5,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <new>
 #include <utility>
 
@@ -24,6 +27,12 @@ uint64_t page_bytes() {
 constexpr int map_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 #else
 constexpr int map_flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#endif
+
+#ifdef __APPLE__
+using PageState = char;
+#else
+using PageState = unsigned char;
 #endif
 
 void unmap(std::byte * data, uint64_t n_bytes) {
@@ -73,6 +82,25 @@ Arena::~Arena() {
     } else if (data_ != nullptr) {
         unmap(data_, align_up(n_bytes_, page_bytes()));
     }
+}
+
+uint64_t Arena::resident_bytes() const {
+    if (!is_lazy()) {
+        return n_bytes_;
+    }
+    PageState      states[4096];
+    const uint64_t step_bytes = page_bytes() * std::size(states);
+    uint64_t       n_resident = 0;
+    for (uint64_t begin = 0; begin < n_bytes_; begin += step_bytes) {
+        const uint64_t n = std::min(step_bytes, n_bytes_ - begin);
+        if (mincore(data_ + begin, n, states) != 0) {
+            continue; // not known: not there
+        }
+        for (uint64_t offset = 0; offset < n; offset += page_bytes()) {
+            n_resident += (states[offset / page_bytes()] & 1) != 0 ? std::min(page_bytes(), n - offset) : 0;
+        }
+    }
+    return n_resident;
 }
 
 Arena::Arena(Arena && o) noexcept

@@ -22,6 +22,7 @@ class Arena {
 
     std::byte * data() const { return data_; }
     uint64_t    n_bytes() const { return n_bytes_; }
+    uint64_t    resident_bytes() const;               // in RAM now, whoever wrote them; of somebody else's memory all
     bool        is_lazy() const { return !release_; } // pages are committed when they are first written
 
   private:

@@ -171,6 +171,14 @@ uint64_t Loader::arena_bytes() const {
     return n;
 }
 
+uint64_t Loader::unfilled_bytes() const {
+    uint64_t n = 0;
+    for (const Arena & arena : arenas_) {
+        n += arena.n_bytes() - arena.resident_bytes();
+    }
+    return n;
+}
+
 uint64_t Loader::stream_bytes() const {
     MutexLock lock(impl_->mu_);
     return impl_->ring_.n_bytes();

@@ -139,8 +139,9 @@ class Loader {
     // Memory of the stream buffers that a loader with this `stream_bytes` option would make.
     static uint64_t stream_ring_bytes(const CopyLayouts & layouts, uint32_t align, uint64_t stream_bytes);
 
-    uint64_t arena_bytes() const;  // slots
-    uint64_t stream_bytes() const; // stream buffers
+    uint64_t arena_bytes() const;    // slots
+    uint64_t unfilled_bytes() const; // of these, what is not in RAM yet
+    uint64_t stream_bytes() const;   // stream buffers
 
     LoaderStats stats() const;
 

@@ -74,10 +74,12 @@ bool Loader::Impl::queue_guess() {
     return false;
 }
 
-// What one window is too short for, several together are not.
+// What one window is too short for, several together are not. Guesses may take more than their window: that is made
+// good by the next one at most, since a window that has gone by is no use to anybody.
 void Loader::Impl::save_for_upgrades() {
-    upgrade_bytes_left_ += static_cast<int64_t>(budget_.idle_bytes());
-    upgrade_bytes_left_ = std::min(upgrade_bytes_left_, max_saved_upgrade_bytes);
+    const auto idle_bytes = static_cast<int64_t>(budget_.idle_bytes());
+    upgrade_bytes_left_   = std::max(upgrade_bytes_left_, -idle_bytes) + idle_bytes;
+    upgrade_bytes_left_   = std::min(upgrade_bytes_left_, max_saved_upgrade_bytes);
 }
 
 void Loader::Impl::add_upgrades(const std::vector<ExpertKey> & keys) {

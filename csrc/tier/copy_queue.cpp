@@ -1,5 +1,7 @@
 #include "tier/copy_queue.h"
 
+#include "base/signals.h"
+
 #include <algorithm>
 #include <cassert>
 #include <chrono>
@@ -68,6 +70,7 @@ CopyQueue::Chunk CopyQueue::take_chunk() {
 
 void CopyQueue::run() {
     using Clock = std::chrono::steady_clock;
+    block_signals();
     Chunk             under_way; // the copy begun last
     bool              is_busy = false;
     Clock::time_point since; // when the link was last accounted for

@@ -24,6 +24,7 @@ SUPPORTED_LLAMA_CPP_PYTHON = "0.3.36"
 SUPPORTED_GGML = "0.25.3"
 SUPPORTED_BACKEND_API = 2
 _ALL_LAYERS = 0x7FFFFFFF
+_PLAIN_TEXT = b"\n" + bytes(range(ord(" "), ord("~") + 1))
 EXPERT_TENSOR_PATTERN = rb"^blk\.(0|[1-9][0-9]*)\.ffn_(gate|up|down|gate_up)_exps\.weight$"
 
 # OpenMP's workers spin between two pieces of work, by default for milliseconds: on a small machine they take the cores
@@ -98,7 +99,7 @@ class ContextNeeds:
 
 @contextlib.contextmanager
 def loading(
-    engine: _core.Engine, progress: Callable[[float], None] | None, before: Callable[[Any], None]
+    engine: _core.Engine, progress: Callable[[float], None] | None, before: Callable[[Any], None] | None = None
 ) -> Iterator[None]:
     """While it lasts, a `llama_cpp.Llama` made in this thread loads through `engine`. Other threads are not touched.
 
@@ -115,7 +116,9 @@ def loading(
 
 
 def _make_model(**arguments: Any) -> Any:  # noqa: ANN401
-    return (_stock_model if _load.engine is None else _Model)(**arguments)
+    if _load.engine is None:
+        return _stock_model(**arguments)
+    return (_Model if _load.engine.is_moe else _PlainModel)(**arguments)
 
 
 def _make_context(**arguments: Any) -> Any:  # noqa: ANN401
@@ -133,8 +136,6 @@ def explaining(path: str, architecture: str) -> Iterator[None]:
     except (jinja2.TemplateError, SyntaxError, RecursionError) as error:  # of its parser, or Python's own below it
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ModelFileError(f"{path!r} has a chat template that is not sound Jinja: {reason}.") from error
-    except _core.StoreError as error:
-        raise ModelFileError(f"{path!r} is damaged: {error}.") from None
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{path!r} has a text that is not UTF-8: download it again.") from error
     except ValueError as error:
@@ -146,8 +147,8 @@ def explaining(path: str, architecture: str) -> Iterator[None]:
 
 
 def check_vocabulary(model: Any) -> None:  # noqa: ANN401
-    """Of a LlamaModel, within `explaining`: a text that cannot be tokenised would end the process later."""
-    _core.check_vocabulary(ctypes.cast(model.vocab, ctypes.c_void_p).value or 0)
+    """Of a model made while `loading`: refuses one that cannot express plain text, before anybody asks it to."""
+    model.tokenize(_PLAIN_TEXT, add_bos=True, special=True)
 
 
 def _cannot_load(path: str, architecture: str, reason: str) -> str:
@@ -166,7 +167,18 @@ def _no_context(path: str, guard: _core.AbortGuard) -> ModelFileError:
     return ModelFileError(f"llama.cpp cannot make a context for {path}: {reason}.")
 
 
-class _Model(_stock_model):  # type: ignore[misc, valid-type]
+class _PlainModel(_stock_model):  # type: ignore[misc, valid-type]
+    """LlamaModel that raises what llama.cpp's tokeniser ends the process for."""
+
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        address = ctypes.cast(self.vocab, ctypes.c_void_p).value or 0
+        try:
+            return _core.tokenize(address, text, add_bos, special)
+        except _core.StoreError as error:
+            raise ModelFileError(f"{self.path_model!r} is damaged, or not for this text: {error}.") from None
+
+
+class _Model(_PlainModel):
     """LlamaModel, loaded from the engine's stream."""
 
     def __init__(self, *, path_model: str, params: Any, verbose: bool = True) -> None:  # noqa: ANN401

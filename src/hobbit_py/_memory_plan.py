@@ -5,11 +5,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from ._host import ContextNeeds, _core
 from .memory import MemoryNeeds, auto_budget, check_budget, resident_bytes
-from .stats import Stats
 from .vram import DeviceChoice, auto_vram, check_vram, slot_bytes
 
 _STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
@@ -17,12 +15,8 @@ _N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.c
 _N_PASSING_TOKENS = 4  # the slots in RAM, in tokens' worth, through which experts pass that all fit on the GPU
 
 
-class _HasExperts(Protocol):
-    def stats(self) -> Stats: ...
-
-
-live_models: weakref.WeakSet[_HasExperts] = weakref.WeakSet()
-"""Models of this process with an expert cache."""
+live_engines: weakref.WeakSet[_core.Engine] = weakref.WeakSet()
+"""Of this process's models with an expert cache."""
 
 
 @dataclass(frozen=True)
@@ -126,5 +120,4 @@ class MemoryPlan:
 
 def unfilled_bytes() -> int:
     """What was granted to the experts of this process's other models and is not resident yet."""
-    stats = [model.stats() for model in list(live_models)]
-    return sum(max(0, s.expert_memory_bytes - s.resident_bytes_hi - s.resident_bytes_lo) for s in stats)
+    return sum(engine.unfilled_bytes() for engine in list(live_engines))

@@ -11,7 +11,7 @@ from typing import Any
 from . import _host
 from ._host import _core, llama_cpp
 from ._keywords import check_expert_keywords, check_keywords
-from ._memory_plan import Granted, MemoryPlan, live_models
+from ._memory_plan import Granted, MemoryPlan, live_engines
 from ._native_policies import set_eviction, to_native, to_native_filter, to_native_hybrid, to_native_prefetch
 from ._native_stats import ABSENT as ABSENT
 from ._native_stats import HI as HI
@@ -199,7 +199,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.note = "This model has no experts: it runs as plain llama.cpp, and the memory budget is not enforced."
             if chosen_device.name != "CPU":
                 arguments.setdefault("n_gpu_layers", -1)
-            with _host.explaining(path, engine.architecture):
+            with _host.explaining(path, engine.architecture), _host.loading(engine, None):
                 super().__init__(path, **arguments)
                 _host.check_vocabulary(self._model)
             return
@@ -258,7 +258,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if warm_start:
             copies = load_hot_set(self.model_paths)
             engine.warm([(layer, expert, _core.Precision(precision)) for layer, expert, precision in copies])
-        live_models.add(self)
+        live_engines.add(engine)
 
     @classmethod
     def from_pretrained(cls, repo_id: str, filename: str | None = None, **keywords: Any) -> Llama:  # noqa: ANN401
@@ -352,7 +352,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument
             super().close()
         if self._engine is not None:
-            live_models.discard(self)
+            live_engines.discard(self._engine)
             self._keep_traces(self._engine)
             self._last_stats = self.stats()
             if self._warm_start and self._last_stats.n_tokens > 0:

@@ -6,12 +6,13 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from gguf_anatomy import F32, STRING, U32, Entry, Gguf, read, write
 from gguf_mutants import KINDS, mutant
-from support import ModelFactory
+from support import ModelFactory, stock_llama
 
 import hobbit_py
 
@@ -113,6 +114,40 @@ def test_one_sentence(tiny_model: ModelFactory, tmp_path: Path, name: str) -> No
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
     hobbit_py.Llama(tiny_model("qwen3moe"), n_ctx=64).close()  # the process is as it was
+
+
+def spell_by_letters(gguf: Gguf) -> None:
+    """Makes the vocabulary a SentencePiece one, whose tokens for single bytes are missing but for the newline's."""
+    set_value(b"tokenizer.ggml.model", b"llama")(gguf)
+    tokens = gguf.find(b"tokenizer.ggml.tokens")
+    assert tokens is not None
+    tokens.items[ord("\n")], tokens.items[ord(" ")] = b"<0x0A>", "\u2581".encode()
+
+
+@pytest.mark.parametrize("arch", ["qwen3moe", "llama-dense"])
+def test_a_text_that_the_vocabulary_cannot_express(tiny_model: ModelFactory, tmp_path: Path, arch: str) -> None:
+    damaged = read(tiny_model(arch).read_bytes())
+    spell_by_letters(damaged)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(write(damaged).content)
+    with closing(hobbit_py.Llama(path, n_ctx=64)) as llama:
+        plain = llama.tokenize(b"A dog.\n")
+        for text in ("\u72ac".encode(), b"\xff", b"A dog. \xe7\x8a"):
+            with pytest.raises(hobbit_py.ModelFileError, match=r"cannot express it \(.*\)\.$"):
+                llama.tokenize(text)
+        assert llama.tokenize(b"A dog.\n") == plain
+        llama.eval(plain)
+
+
+def test_tokens_are_those_of_stock(tiny_model: ModelFactory) -> None:
+    path = tiny_model("qwen3moe")
+    texts = [b"", b"A dog.", "\u72ac, \xe9t\xe9".encode(), bytes(range(256)), b"<|bos|>x" * 3, b"ra" * 20_000]
+    with closing(hobbit_py.Llama(path, n_ctx=64)) as llama, stock_llama(path) as stock:
+        for text in texts:
+            for add_bos in (False, True):
+                for special in (False, True):
+                    expected = stock.tokenize(text, add_bos=add_bos, special=special)
+                    assert llama.tokenize(text, add_bos=add_bos, special=special) == expected
 
 
 def test_a_model_without_experts_too(tiny_model: ModelFactory, tmp_path: Path) -> None:

@@ -154,8 +154,9 @@ def test_a_second_model_respects_what_the_first_may_still_fill(tiny_model: Model
     # Nothing in the background: with room for everything the cache would fill between two looks at it.
     with closing(load(path, arena_bytes(path, ArenaSize.ALL), prefetch=False)) as first:
         granted = first.stats().expert_memory_bytes
-        assert unfilled_bytes() == granted
+        assert granted > 0
+        assert unfilled_bytes() <= granted
         eval_logits(first, make_prompt(64))
-        stats = first.stats()
-        assert unfilled_bytes() == granted - stats.resident_bytes_hi < granted
+        # Pages that are resident without an expert count as well: they are in what the process has already.
+        assert unfilled_bytes() <= granted - first.stats().resident_bytes_hi < granted
     assert unfilled_bytes() == 0

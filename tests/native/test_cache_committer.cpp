@@ -33,15 +33,31 @@ std::vector<Arena> arenas(const std::vector<uint64_t> & sizes) {
 
 #ifdef MADV_POPULATE_WRITE
 TEST_CASE("all pages of all arenas are committed") {
-    const std::vector<Arena> some       = arenas({20 << 20, 0, (5 << 20) + 4096});
+    const std::vector<Arena> some       = arenas({20 << 20, 0, (5 << 20) + 4097});
     const auto               page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
     CHECK(n_resident_pages(some[0]) == 0);
+    CHECK(some[0].resident_bytes() == 0);
     Committer committer(some);
     committer.wait();
+    for (const Arena & arena : some) {
+        CHECK(arena.resident_bytes() == arena.n_bytes());
+    }
     CHECK(n_resident_pages(some[0]) == some[0].n_bytes() / page_bytes);
-    CHECK(n_resident_pages(some[2]) == some[2].n_bytes() / page_bytes);
+    CHECK(n_resident_pages(some[2]) == some[2].n_bytes() / page_bytes + 1);
 }
 #endif
+
+TEST_CASE("what is resident is what was written to, page by page") {
+    const auto page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    Arena      small(10 * page_bytes + 1); // too small for huge pages
+    CHECK(small.resident_bytes() == 0);
+    small.data()[0]               = std::byte{1};
+    small.data()[4 * page_bytes]  = std::byte{1};
+    small.data()[10 * page_bytes] = std::byte{1};
+    CHECK(small.resident_bytes() == 2 * page_bytes + 1);
+    const Arena borrowed(small.data(), 5, [] {});
+    CHECK(borrowed.resident_bytes() == 5);
+}
 
 TEST_CASE("what is written meanwhile stays") {
     const std::vector<Arena> some = arenas({32 << 20});

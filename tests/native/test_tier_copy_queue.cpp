@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <numeric>
 
 namespace hobbit {
@@ -98,6 +99,24 @@ TEST_CASE("demands keep their order") {
         queue.push({tag, 0, tag * 5'000, bytes.data(), bytes.size()}, true);
     }
     CHECK(done.wait_for(10) == tags);
+}
+
+TEST_CASE("its thread leaves the host's signals alone") {
+    const auto       bytes = some_bytes(10);
+    FakeDevice       device({10});
+    std::atomic<int> blocked{-1};
+    {
+        Completions done;
+        CopyQueue   queue(device, 10, [&blocked, tell = done.callback()](uint64_t tag) {
+            sigset_t set;
+            pthread_sigmask(SIG_SETMASK, nullptr, &set);
+            blocked = sigismember(&set, SIGINT);
+            tell(tag);
+        });
+        queue.push({1, 0, 0, bytes.data(), bytes.size()}, true);
+        done.wait_for(1);
+    }
+    CHECK(blocked == 1);
 }
 
 TEST_CASE("closing drops what has not begun and waits for the rest") {
