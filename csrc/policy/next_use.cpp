@@ -4,40 +4,53 @@
 
 namespace hobbit {
 
-NextUse::NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight)
+NextUse::NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight,
+                 double follow_weight)
     : decay_(decay), rate_of_count_(1.0 - decay), last_weight_(last_weight), layer_weight_(layer_weight),
-      layers_(model.n_expert.size()) {
-    for (size_t i = 0; i < layers_.size(); i++) {
-        layers_[i].experts.resize(model.n_expert[i]);
-    }
-}
+      follow_weight_(follow_weight), layers_(model.n_expert.begin(), model.n_expert.end()) {}
 
 void NextUse::on_route(const Routing & routing) {
-    assert(routing.layer_idx < layers_.size());
-    Layer & layer = layers_[routing.layer_idx];
-    layer.pass    = layer.n_tokens;
+    assert(routing.layer_idx < layers_.size() && routing.n_tokens > 0);
+    Layer &        layer = layers_[routing.layer_idx];
+    const uint64_t pass  = layer.n_tokens; // the clock before this batch
     for (uint32_t token = 0; token < routing.n_tokens; token++) {
+        const int32_t * expert_idxs = routing.expert_idxs + size_t{token} * routing.n_used;
         layer.n_tokens++;
         for (uint32_t i = 0; i < routing.n_used; i++) {
-            const auto expert_idx = static_cast<size_t>(routing.expert_idxs[size_t{token} * routing.n_used + i]);
+            const auto expert_idx = static_cast<size_t>(expert_idxs[i]);
             assert(expert_idx < layer.experts.size());
             Expert & expert = layer.experts[expert_idx];
             decay_.add(expert.uses, layer.n_tokens, 1.0);
             expert.last = layer.n_tokens;
         }
+        layer.followers.add(expert_idxs, routing.n_used);
     }
     layer_idx_ = routing.layer_idx;
+
+    rates_.resize(layer.experts.size());
+    for (size_t e = 0; e < rates_.size(); e++) {
+        rates_[e] = decay_.at(layer.experts[e].uses, layer.n_tokens) * rate_of_count_;
+    }
+    layer.followers.chances(rates_, prior, following_);
+    for (size_t e = 0; e < rates_.size(); e++) {
+        const double by_itself = (1.0 - last_weight_) * rates_[e] + (layer.experts[e].last > pass ? last_weight_ : 0.0);
+        layer.chances[e]       = (1.0 - follow_weight_) * by_itself + follow_weight_ * following_[e];
+    }
 }
 
 double NextUse::score(ExpertKey key) const {
-    const Layer &  layer    = layers_[key.layer_idx];
-    const Expert & expert   = layer.experts[key.expert_idx];
-    const double   rate     = decay_.at(expert.uses, layer.n_tokens) * rate_of_count_;
-    const double   chance   = (1.0 - last_weight_) * rate + (expert.last > layer.pass ? last_weight_ : 0.0);
-    const size_t   n_layers = layers_.size();
+    const size_t n_layers = layers_.size();
     // 1 for the next layer, n_layers for the current one.
     const size_t ahead = (key.layer_idx + n_layers - layer_idx_ - 1) % n_layers + 1;
-    return chance * (1.0 - layer_weight_ * static_cast<double>(ahead) / static_cast<double>(n_layers));
+    return layers_[key.layer_idx].chances[key.expert_idx] *
+           (1.0 - layer_weight_ * static_cast<double>(ahead) / static_cast<double>(n_layers));
+}
+
+// Chances stay: they are forgotten by decay.
+void NextUse::reset() {
+    for (Layer & layer : layers_) {
+        layer.followers.forget_last();
+    }
 }
 
 } // namespace hobbit

@@ -8,48 +8,61 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Codes, Ids, Scores
+from .followers import Followers
 from .frequency import FadingCounts
+
+_PRIOR = 8.0  # uses that a row of followers needs to weigh as much as the rate
 
 
 @dataclass
 class NextUse:
     """Keeps what is likely to be used soon.
 
-    The chance that a layer's next token uses an expert is its rate of late, more if the last token used it too. Layers
-    come in turn, so of two equal chances the one whose layer comes sooner is worth more: the next layer counts almost
-    in full, the current one, which has just been served, 1 - layer_weight.
+    The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
+    token used it, and from how often it followed the experts that the last token used. Layers come in turn, so of two
+    equal chances the one whose layer comes sooner is worth more: the next layer counts almost in full, the current one,
+    which has just been served, 1 - layer_weight.
     """
 
     decay: float = 0.98
     last_weight: float = 0.15
     layer_weight: float = 0.5
+    follow_weight: float = 0.8
 
     def start(self, n_expert: Sequence[int], lo_cost: float) -> None:
         """See EvictionPolicy."""
         self._n_layers = len(n_expert)
-        self._counts = FadingCounts(len(n_expert), max(n_expert, default=0), self.decay)
-        self._clock, self._before_pass = np.zeros(len(n_expert), np.int64), np.zeros(len(n_expert), np.int64)
-        self._last = np.zeros((len(n_expert), max(n_expert, default=0)), np.int64)
+        n_max = max(n_expert, default=0)
+        self._counts = FadingCounts(len(n_expert), n_max, self.decay)
+        self._clock = np.zeros(len(n_expert), np.int64)
+        self._last = np.zeros((len(n_expert), n_max), np.int64)
+        self._followers = [Followers(n_max) for _ in n_expert]
+        self._chances = np.zeros((len(n_expert), n_max))
         self._layer = 0
 
     def on_route(self, layer: int, expert_idxs: Ids, codes: Codes) -> None:
         """See EvictionPolicy."""
-        self._before_pass[layer] = self._clock[layer]
+        before_pass = self._clock[layer]
         for experts in expert_idxs:
             self._clock[layer] += 1
             self._counts.add(layer, experts, int(self._clock[layer]))
             self._last[layer, experts] = self._clock[layer]
+            self._followers[layer].add(experts)
         self._layer = layer
+        rates = self._counts.of_layer(layer, int(self._clock[layer])) * (1.0 - self.decay)
+        in_last = np.where(self._last[layer] > before_pass, self.last_weight, 0.0)
+        by_itself = (1.0 - self.last_weight) * rates + in_last
+        following = self._followers[layer].chances(rates, _PRIOR)
+        self._chances[layer] = (1.0 - self.follow_weight) * by_itself + self.follow_weight * following
 
     def scores(self) -> Scores:
         """See EvictionPolicy."""
-        rate = self._counts.at(self._clock) * (1.0 - self.decay)
-        in_last = self._last > self._before_pass[:, None]
-        chance = (1.0 - self.last_weight) * rate + np.where(in_last, self.last_weight, 0.0)
         # 1 for the next layer, n_layers for the current one.
         ahead = (np.arange(self._n_layers) + self._n_layers - self._layer - 1) % self._n_layers + 1
-        scores: Scores = chance * (1.0 - self.layer_weight * ahead / self._n_layers)[:, None]
+        scores: Scores = self._chances * (1.0 - self.layer_weight * ahead / self._n_layers)[:, None]
         return scores
 
     def reset(self) -> None:
-        """Forgotten by decay."""
+        """See EvictionPolicy. Chances stay: they are forgotten by decay."""
+        for followers in self._followers:
+            followers.forget_last()
