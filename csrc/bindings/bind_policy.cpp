@@ -97,7 +97,10 @@ class PythonEviction final : public ScoreSource {
     ScoreTable begin(const EvictionModel & model) override {
         n_layers_ = model.n_expert.size();
         n_expert_ = largest(model.n_expert);
-        return ask([&] { policy_.attr("start")(model.n_expert, model.lo_cost); });
+        return ask([&] {
+            policy_.attr("start")(model.n_expert, model.lo_cost);
+            listens_ = py::hasattr(policy_, "on_predict");
+        });
     }
     ScoreTable on_route(const Routing & routing) override {
         return ask([&] {
@@ -113,6 +116,26 @@ class PythonEviction final : public ScoreSource {
     }
     ScoreTable reset() override {
         return ask([&] { policy_.attr("reset")(); });
+    }
+    std::optional<ScoreTable> on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) override {
+        if (uses.empty() || !listens_) {
+            return std::nullopt;
+        }
+        return ask([&] {
+            for (size_t first = 0, end = 0; first < uses.size(); first = end) {
+                const uint16_t layer_idx = uses[first].layer_idx;
+                while (end < uses.size() && uses[end].layer_idx == layer_idx) {
+                    ++end;
+                }
+                Ids     ids(static_cast<py::ssize_t>(end - first));
+                Weights probabilities(static_cast<py::ssize_t>(end - first));
+                for (size_t i = first; i < end; ++i) {
+                    ids.mutable_data()[i - first]           = uses[i].expert_idx;
+                    probabilities.mutable_data()[i - first] = uses[i].probability;
+                }
+                policy_.attr("on_predict")(source_layer_idx, layer_idx, ids, probabilities);
+            }
+        });
     }
 
   private:
@@ -154,6 +177,7 @@ class PythonEviction final : public ScoreSource {
     py::object policy_;
     size_t     n_layers_ = 0;
     size_t     n_expert_ = 0; // of the layer that has most
+    bool       listens_  = false;
 };
 
 } // namespace

@@ -31,6 +31,12 @@ void Loader::on_route(const Routing & routing) {
 }
 
 void Loader::on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) {
+    if (impl_->score_source_) {
+        if (auto scores = impl_->score_source_->on_predict(source_layer_idx, uses)) {
+            impl_->set_scores(std::move(*scores));
+        }
+        return;
+    }
     MutexLock lock(impl_->mu_);
     impl_->policy_->on_predict(source_layer_idx, uses.data(), static_cast<uint32_t>(uses.size()));
 }

@@ -1,8 +1,9 @@
 // Keeps what is likely to be used soon: a causal stand-in for Belady's rule, our own.
 //
-// The chance that a layer's next token uses an expert is its rate of late, more if the last token used it too. Layers
-// come in turn, so of two equal chances the one whose layer comes sooner is worth more: the next layer counts almost
-// in full, the current one, which has just been served, 1 - layer_weight.
+// The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
+// token used it, and from how often it followed the experts that the last token used. Layers come in turn, so of two
+// equal chances the one whose layer comes sooner is worth more: the next layer counts almost in full, the current one,
+// which has just been served, 1 - layer_weight.
 //
 // Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
 // share (later_weight) of the others, which its lo copy would serve as well.
@@ -10,39 +11,48 @@
 
 #include "policy/decayed_count.h"
 #include "policy/eviction.h"
+#include "policy/followers.h"
 
 namespace hobbit {
 
 class NextUse : public EvictionPolicy {
   public:
-    NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight, double later_weight);
+    NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight, double follow_weight,
+            double later_weight);
 
     const char * name() const override { return "next-use"; }
     void         on_route(const Routing & routing) override;
     double       score(ExpertKey key) const override;
-    void         reset() override {} // forgotten by decay
+    void         reset() override;
 
   private:
     struct Expert {
-        DecayedCount best, later;                   // uses as a token's best expert, and as another
-        uint64_t     last_best = 0, last_later = 0; // token of the last such use
+        DecayedCount uses, uses_as_best;
+        uint64_t     last = 0; // token of the last use
     };
     struct Layer {
+        explicit Layer(uint32_t n_expert)
+            : experts(n_expert), followers(n_expert), chances(n_expert), hi_shares(n_expert) {}
+
         uint64_t            n_tokens = 0; // the layer's clock
-        uint64_t            pass     = 0; // its value before the last batch
         std::vector<Expert> experts;
+        Followers           followers;
+        std::vector<double> chances;   // [expert], of being used by the next token
+        std::vector<double> hi_shares; // [expert], of that, what a hi copy is worth
     };
 
-    // That the layer's next token uses an expert which was counted so.
-    double chance(const DecayedCount & count, uint64_t last, const Layer & layer) const;
+    static constexpr double prior = 8.0; // uses that a row of followers needs to weigh as much as the rate
 
-    Decay              decay_;
-    double             rate_of_count_; // a count that fades settles at its rate times 1 / (1 - decay)
-    double             last_weight_;
-    double             layer_weight_;
-    double             later_weight_; // in a hi copy's score
-    std::vector<Layer> layers_;
-    uint16_t           layer_idx_ = 0; // that routed last
+    Decay               decay_;
+    double              rate_of_count_; // a count that fades settles at its rate times 1 / (1 - decay)
+    double              last_weight_;
+    double              layer_weight_;
+    double              follow_weight_;
+    double              later_weight_;
+    std::vector<Layer>  layers_;
+    uint16_t            layer_idx_ = 0; // that routed last
+    std::vector<double> rates_;
+    std::vector<double> following_;
 };
 
 } // namespace hobbit

@@ -6,6 +6,7 @@
 #include "policy/eviction.h"
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -42,6 +43,12 @@ class ScoreSource {
     virtual ScoreTable begin(const EvictionModel & model) = 0;
     virtual ScoreTable on_route(const Routing & routing)  = 0;
     virtual ScoreTable reset()                            = 0;
+
+    // See EvictionPolicy::on_predict. Nothing: it does not listen, and its scores stay.
+    virtual std::optional<ScoreTable> on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) {
+        (void)source_layer_idx, (void)uses;
+        return std::nullopt;
+    }
 };
 
 // The native side of a score source.

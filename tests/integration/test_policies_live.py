@@ -1,5 +1,6 @@
 """Eviction policies and presets in a running model: the simulator agrees with the engine, and results never change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,20 @@ import hobbit_py
 from hobbit_py._host import _core
 from hobbit_py.errors import HobbitError, UsageError
 from hobbit_py.evaluate import Windows
-from hobbit_py.policies import PRESETS, AlwaysHigh, HobbitThresholds, PrecisionPolicy, eviction_policy
+from hobbit_py.policies import (
+    PRESETS,
+    AlwaysHigh,
+    HobbitThresholds,
+    PrecisionPolicy,
+    Prefetch,
+    WeightThresholds,
+    eviction_policy,
+)
 from hobbit_py.policies.eviction import BUILT_INS
-from hobbit_py.policies.eviction.base import Codes, Ids, Scores
+from hobbit_py.policies.eviction.base import Codes, Ids, Probabilities, Scores
 from hobbit_py.policies.presets import Preset
 from hobbit_py.simulate import Trace
+from hobbit_py.simulate.judge import replay_preset
 from hobbit_py.simulate.predictions import guesses_of
 from hobbit_py.simulate.record import record_trace
 from hobbit_py.simulate.replay import Replayed, all_slots_bytes, make_replay, run_replay
@@ -76,6 +86,64 @@ def test_simulator_and_engine_agree_in_mixed_precision(tiny_model: ModelFactory,
     assert_agrees(llama, trace, simulated)
     assert simulated.n_misses_lo.any()
     assert simulated.n_skipped.any()
+    llama.close()
+
+
+CAPACITY = 0.3  # of the model's experts
+
+
+@pytest.fixture
+def pair(tiny_model: ModelFactory, tmp_path: Path) -> tuple[Path, int]:
+    """A model with a lo copy beside it, and the memory that CAPACITY stands for."""
+    model = tmp_path / "model.gguf"
+    model.symlink_to(tiny_model("qwen3moe"))
+    (tmp_path / "model.lo-Q4_0.gguf").symlink_to(tiny_model("qwen3moe", experts_quant="Q4_0"))
+    llama = hobbit_py.Llama(model, precision="exact", expert_memory=1 << 30, prefetch=False)
+    memory_bytes = int(CAPACITY * all_slots_bytes(record_trace(llama, WINDOWS)))
+    llama.close()
+    return model, memory_bytes
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_replays_as_it_ran(pair: tuple[Path, int], name: str) -> None:
+    """All of a preset but what `Judged.not_simulated` names: reads ahead are off, and a router filter ran already."""
+    path, memory_bytes = pair
+    llama = hobbit_py.Llama(path, preset=name, expert_memory=memory_bytes, n_threads=1, prefetch=False)
+    trace = record_trace(llama, WINDOWS)
+    is_mixed = PRESETS[name].precision == "mixed"
+    assert trace.has_lo == is_mixed
+    simulated = replay_preset(trace, replace(PRESETS[name], predictor="none"), CAPACITY)
+    assert_agrees(llama, trace, simulated)
+    assert simulated.n_evictions > 0
+    assert simulated.n_misses_lo.any() == is_mixed
+    llama.close()
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.precision == "mixed"])
+def test_presets_that_wait_for_few_hi_copies_replay_as_they_ran(pair: tuple[Path, int], name: str) -> None:
+    """Without slots for hi copies no upgrade finds room, so the idle time for upgrades does not matter."""
+    path, memory_bytes = pair
+    precision = WeightThresholds(0.2, wait_above=0.5)
+    llama = hobbit_py.Llama(
+        path, preset=name, policy=precision, lo_share=1.0, expert_memory=memory_bytes, n_threads=1, prefetch=False
+    )
+    trace = record_trace(llama, WINDOWS)
+    simulated = replay_preset(
+        trace, replace(PRESETS[name], predictor="none"), CAPACITY, precision=precision, lo_share=1.0
+    )
+    stats = llama.stats()
+    assert stats.n_hits_lo == simulated.n_hits.sum()
+    assert stats.n_misses_lo == simulated.n_misses_lo.sum()
+    assert stats.n_streamed == simulated.n_misses_hi.sum() > 0
+    assert stats.n_evictions == simulated.n_evictions > 0
+    assert llama._engine is not None
+    for layer in range(len(trace.n_expert)):
+        row = llama._engine.residency(layer, _core.Precision.lo)
+        assert row == simulated.residency[int(_core.Precision.lo), layer, : len(row)].tolist()
+    waiting = replay_preset(
+        trace, replace(PRESETS[name], predictor="none"), CAPACITY, precision=WeightThresholds(0.2), lo_share=1.0
+    )
+    assert waiting.n_misses_hi.sum() > simulated.n_misses_hi.sum()  # some were served in lo
     llama.close()
 
 
@@ -149,9 +217,40 @@ def test_a_policy_in_python_decides_as_its_native_twin(tiny_model: ModelFactory)
     assert seen[0][1] > 0
 
 
+class Listener(OwnLru):
+    """Keeps what it is told about layers to come."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, Ids, Probabilities]] = []
+
+    def on_predict(self, source_layer: int, layer: int, expert_idxs: Ids, probabilities: Probabilities) -> None:
+        self.told.append((source_layer, layer, expert_idxs.copy(), probabilities.copy()))
+
+
+def test_a_policy_in_python_is_told_predictions(tiny_model: ModelFactory) -> None:
+    policy = Listener()
+    prefetch = Prefetch("stacked-gates", "fixed", 2)
+    llama = hobbit_py.Llama(
+        tiny_model("qwen3moe"), n_threads=1, expert_memory=1 << 30, prefetch=prefetch, eviction=policy
+    )
+    trace = record_trace(llama, WINDOWS)
+    llama.close()
+    step_of = {int(layer): step for step, layer in enumerate(trace.layers)}
+    n_layers = len(step_of)
+    told = [row for row in policy.told if step_of[row[0]] < step_of[row[1]]]  # the last layers' are of no gates
+    assert len(told) == trace.n_tokens * (2 * n_layers - 3)
+    assert {step_of[target] - step_of[source] for source, target, *_ in told} == {1, 2}
+    of_first_layer = [row for row in told if step_of[row[0]] == 0 and step_of[row[1]] == 1]
+    for token, (_, _, experts, probabilities) in enumerate(of_first_layer):
+        best = experts[np.argsort(-probabilities, kind="stable")][: trace.n_used]
+        assert sorted(best) == sorted(trace.predicted_idxs[token, 0, 0])
+        assert ((probabilities > 0) & (probabilities <= 1)).all()
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
+        ("on_predict", "the eviction policy failed: RuntimeError: on_predict is broken"),
         ("start", "the eviction policy failed: RuntimeError: start is broken"),
         ("on_route", "the eviction policy failed: RuntimeError: on_route is broken"),
         ("reset", "the eviction policy failed: RuntimeError: reset is broken"),
@@ -168,6 +267,6 @@ def test_errors_of_ones_own_policy_are_told(tiny_model: ModelFactory, method: st
 
     setattr(policy, method, fail)
     with pytest.raises(HobbitError, match=message):  # noqa: PT012 - wherever it is called first
-        llama = hobbit_py.Llama(tiny_model("qwen3moe"), expert_memory=400_000, eviction=policy, prefetch=False)
+        llama = hobbit_py.Llama(tiny_model("qwen3moe"), expert_memory=400_000, eviction=policy)
         llama.eval(make_prompt(4))
         llama.reset()

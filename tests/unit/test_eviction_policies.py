@@ -93,6 +93,25 @@ def test_lru_and_lfu_differ_over_an_old_favourite() -> None:
     assert order("frequency", 0, routed, decay=0.5)[-2:] == [1, 2]
 
 
+def test_next_use_knows_what_follows_what() -> None:
+    routed = [(0, [expert]) for expert in [1, 2, 3] * 30 + [1]]
+    assert order("next-use", 0, routed)[-1] == 2
+    assert order("next-use", 0, routed, follow_weight=0.0)[-1] == 1
+
+
+def test_next_use_counts_no_followers_beyond_a_sequence() -> None:
+    scores = []
+    for begins_anew in (True, False):
+        policy = native("next-use")
+        route(policy, 0, [1])
+        if begins_anew:
+            policy.reset()
+        route(policy, 0, [2])
+        route(policy, 0, [1])
+        scores.append(policy.scores()[0, 0, 2])
+    assert 0 < scores[0] < scores[1]
+
+
 def test_lfru_divides_uses_by_age() -> None:
     policy = native("lfru")
     for experts in ([1], [1], [1], [2]):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..mixed import default_lo_share, default_policy
-from ..policies import EvictionPolicy, PrecisionPolicy, Preset, eviction_policy
+from ..policies import EvictionPolicy, PrecisionPolicy, Preset, WeightThresholds, eviction_policy
 from .belady import belady_misses
 from .predictions import SIMULATED, guesses_of, recall_by_distance
 from .replay import Replayed, all_slots_bytes, hi_classes, make_replay, run_replay
@@ -35,7 +35,8 @@ class Judged:
     not to). penalty is HOBBIT's: misses a token, a lo miss counting by its bytes. recall has the share of experts
     predicted 1, 2 and 3 layers ahead. stall_s is the estimate of a token's wait, stall_without_prefetch_s the same if
     nothing is read ahead. upgrade_bytes are of hi copies that mixed presets read in idle time for experts served in lo,
-    as if there always were some. not_simulated names what of the preset a trace cannot show.
+    as if there always were some. not_simulated names what of the preset a trace cannot show: what depends on time, what
+    learns while it runs, and what changes the routing itself.
     """
 
     preset: str
@@ -116,22 +117,22 @@ def judge(
                 belady[bypass] = int((misses * trace.hi_part_bytes.sum(axis=1)).sum())
                 done()
         for preset in presets:
-            is_mixed = preset.precision == "mixed" and trace.has_lo
-            policy = (precision or default_policy(trace.n_used, capacity)) if is_mixed else None
-            lo_ratio = all_slots_bytes(trace, lo=True) / all_slots_bytes(trace) if is_mixed else 1.0
-            share = default_lo_share(trace.n_used, capacity, lo_ratio) if lo_share is None else lo_share
-            eviction = (evictions or {}).get(preset.name) or eviction_policy(
-                preset.eviction, preset.eviction_parameters
+            policy = _precision_of(trace, preset, capacity, precision)
+            replayed = replay_preset(
+                trace,
+                preset,
+                capacity,
+                eviction=(evictions or {}).get(preset.name),
+                precision=precision,
+                lo_share=lo_share,
             )
-            replay = make_replay(trace, memory_bytes, eviction, policy, share if is_mixed else 0.0)
-            replayed = run_replay(trace, replay, guesses_of(trace, preset))
             stalls = [_stall_s(replayed, machine, with_prefetch=ahead) for ahead in (True, False)]
             rows.append(
                 Judged(
                     preset=preset.name,
                     capacity=capacity,
                     eviction=preset.eviction,
-                    precision="mixed" if is_mixed else "exact",
+                    precision="exact" if policy is None else "mixed",
                     n_slots=replayed.n_slots,
                     hit_rate=_hit_rate(replayed),
                     n_skipped=int(replayed.n_skipped.sum()),
@@ -146,11 +147,40 @@ def judge(
                     upgrade_bytes=int(replayed.upgrade_bytes.sum()),
                     stall_s=stalls[0],
                     stall_without_prefetch_s=stalls[1],
-                    not_simulated=_not_simulated(preset),
+                    not_simulated=_not_simulated(preset, policy),
                 )
             )
             done()
     return rows
+
+
+def replay_preset(
+    trace: Trace,
+    preset: Preset,
+    capacity: float,
+    *,
+    eviction: EvictionPolicy | None = None,
+    precision: PrecisionPolicy | None = None,
+    lo_share: float | None = None,
+) -> Replayed:
+    """Replays one preset as a model that was not tuned would run with it; arguments as for `judge`."""
+    policy = _precision_of(trace, preset, capacity, precision)
+    share = 0.0
+    if policy is not None:
+        lo_ratio = all_slots_bytes(trace, lo=True) / all_slots_bytes(trace)
+        share = default_lo_share(trace.n_used, capacity, lo_ratio) if lo_share is None else lo_share
+    eviction = eviction or eviction_policy(preset.eviction, preset.eviction_parameters)
+    replay = make_replay(trace, int(capacity * all_slots_bytes(trace)), eviction, policy, share)
+    return run_replay(trace, replay, guesses_of(trace, preset))
+
+
+def _precision_of(
+    trace: Trace, preset: Preset, capacity: float, precision: PrecisionPolicy | None
+) -> PrecisionPolicy | None:
+    """None: exact mode."""
+    if preset.precision == "exact" or not trace.has_lo:
+        return None
+    return precision or default_policy(trace.n_used, capacity)
 
 
 def _check_capacity(trace: Trace, n_slots: list[int], layer_classes: list[int], capacity: float) -> None:
@@ -185,10 +215,14 @@ def _stall_s(replayed: Replayed, machine: Machine, *, with_prefetch: bool) -> fl
     return float((miss_bytes - hidden).sum() / machine.read_bytes_s / len(miss_bytes))
 
 
-def _not_simulated(preset: Preset) -> list[str]:
+def _not_simulated(preset: Preset, policy: PrecisionPolicy | None) -> list[str]:
     missing = []
     if preset.predictor not in SIMULATED:
         missing.append(f"predictor {preset.predictor}")
+    if preset.predictor != "none":
+        missing.append("reads ahead in idle time")
+    if isinstance(policy, WeightThresholds) and policy.wait_above > policy.hi_above:
+        missing.append("idle time for upgrades")
     if preset.router_filter != "none":
         missing.append(f"router filter {preset.router_filter}")
     return missing

@@ -23,7 +23,7 @@ Probabilities = npt.NDArray[np.float32]
 
 @runtime_checkable
 class EvictionPolicy(Protocol):
-    """What a policy of one's own must have. `on_predict` is optional; see `SequencePolicy`."""
+    """What a policy of one's own must have. `on_predict` is optional, see `SequencePolicy`."""
 
     def start(self, n_expert: Sequence[int], lo_cost: float) -> None:
         """Begins anew for a model: experts of each layer (0: none), and bytes of a lo copy over those of a hi copy."""

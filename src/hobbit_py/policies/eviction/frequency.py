@@ -18,6 +18,7 @@ class FadingCounts:
         self._decay = decay
         self._values = np.zeros((n_layers, n_expert))
         self._tokens = np.zeros((n_layers, n_expert), np.int64)
+        self._powers = np.ones(1)
 
     def add(self, layer: int, experts: Ids, token: int) -> None:
         """Counts a use of each expert, at the layer's token."""
@@ -28,9 +29,17 @@ class FadingCounts:
 
     def at(self, clock: npt.NDArray[np.int64]) -> Scores:
         """The counts now; clock [n_layers] are the layers' tokens."""
-        ages = clock[:, None] - self._tokens
-        powers = np.array([self._decay ** int(age) for age in range(int(ages.max(initial=0)) + 1)])
-        faded: Scores = self._values * powers[ages]
+        return self._faded(self._values, clock[:, None] - self._tokens)
+
+    def of_layer(self, layer: int, token: int) -> Scores:
+        """Counts [n_expert] of one layer at its token."""
+        return self._faded(self._values[layer], token - self._tokens[layer])
+
+    def _faded(self, values: Scores, ages: npt.NDArray[np.int64]) -> Scores:
+        n_needed = int(ages.max(initial=0)) + 1
+        if n_needed > len(self._powers):  # one by one as the core does: numpy's own power differs in the last bit
+            self._powers = np.array([self._decay**age for age in range(2 * n_needed)])
+        faded: Scores = values * self._powers[ages]
         return faded
 
 

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Codes, Ids, Scores
+from .followers import Followers
 from .frequency import FadingCounts
+
+_PRIOR = 8.0  # uses that a row of followers needs to weigh as much as the rate
 
 
 @dataclass
 class NextUse:
     """Keeps what is likely to be used soon.
 
-    The chance that a layer's next token uses an expert is its rate of late, more if the last token used it too. Layers
-    come in turn, so of two equal chances the one whose layer comes sooner is worth more: the next layer counts almost
-    in full, the current one, which has just been served, 1 - layer_weight.
+    The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
+    token used it, and from how often it followed the experts that the last token used. Layers come in turn, so of two
+    equal chances the one whose layer comes sooner is worth more: the next layer counts almost in full, the current one,
+    which has just been served, 1 - layer_weight.
 
     Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
     share (later_weight) of the others, which its lo copy would serve as well.
@@ -26,37 +30,52 @@ class NextUse:
     decay: float = 0.98
     last_weight: float = 0.15
     layer_weight: float = 0.5
+    follow_weight: float = 0.8
     later_weight: float = 0.3
 
     def start(self, n_expert: Sequence[int], lo_cost: float) -> None:
         """See EvictionPolicy."""
-        self._n_layers, n_most = len(n_expert), max(n_expert, default=0)
-        self._counts = [FadingCounts(self._n_layers, n_most, self.decay) for _rank in ("best", "later")]
-        self._last = np.zeros((2, self._n_layers, n_most), np.int64)
-        self._clock, self._before_pass = np.zeros(self._n_layers, np.int64), np.zeros(self._n_layers, np.int64)
-        self._hi_later_weight = self.later_weight if lo_cost > 0 else 1.0
+        self._n_layers = len(n_expert)
+        n_max = max(n_expert, default=0)
+        self._counts = FadingCounts(len(n_expert), n_max, self.decay)
+        self._counts_as_best = FadingCounts(len(n_expert), n_max, self.decay)
+        self._later_weight = self.later_weight if lo_cost > 0 else 1.0
+        self._clock = np.zeros(len(n_expert), np.int64)
+        self._last = np.zeros((len(n_expert), n_max), np.int64)
+        self._followers = [Followers(n_max) for _ in n_expert]
+        self._chances = np.zeros((len(n_expert), n_max))
+        self._hi_shares = np.zeros((len(n_expert), n_max))
         self._layer = 0
 
     def on_route(self, layer: int, expert_idxs: Ids, codes: Codes) -> None:
         """See EvictionPolicy."""
-        self._before_pass[layer] = self._clock[layer]
+        before_pass = self._clock[layer]
         for experts in expert_idxs:
             self._clock[layer] += 1
-            for rank, of_rank in enumerate((experts[:1], experts[1:])):
-                self._counts[rank].add(layer, of_rank, int(self._clock[layer]))
-                self._last[rank, layer, of_rank] = self._clock[layer]
+            self._counts.add(layer, experts, int(self._clock[layer]))
+            self._counts_as_best.add(layer, experts[:1], int(self._clock[layer]))
+            self._last[layer, experts] = self._clock[layer]
+            self._followers[layer].add(experts)
         self._layer = layer
+        uses = self._counts.of_layer(layer, int(self._clock[layer]))
+        rates = uses * (1.0 - self.decay)
+        in_last = np.where(self._last[layer] > before_pass, self.last_weight, 0.0)
+        by_itself = (1.0 - self.last_weight) * rates + in_last
+        following = self._followers[layer].chances(rates, _PRIOR)
+        self._chances[layer] = (1.0 - self.follow_weight) * by_itself + self.follow_weight * following
+        as_best = self._counts_as_best.of_layer(layer, int(self._clock[layer]))
+        best = np.divide(as_best, uses, out=np.zeros_like(uses), where=uses > 0)
+        self._hi_shares[layer] = self._later_weight + (1.0 - self._later_weight) * best
 
     def scores(self) -> Scores:
         """See EvictionPolicy."""
-        rates = np.stack([counts.at(self._clock) for counts in self._counts]) * (1.0 - self.decay)
-        in_last = self._last > self._before_pass[:, None]
-        best, later = (1.0 - self.last_weight) * rates + np.where(in_last, self.last_weight, 0.0)
-        wanted = np.stack([best + self._hi_later_weight * later, best + later])
         # 1 for the next layer, n_layers for the current one.
         ahead = (np.arange(self._n_layers) + self._n_layers - self._layer - 1) % self._n_layers + 1
-        scores: Scores = wanted * (1.0 - self.layer_weight * ahead / self._n_layers)[:, None]
+        chances = np.stack([self._hi_shares * self._chances, self._chances])
+        scores: Scores = chances * (1.0 - self.layer_weight * ahead / self._n_layers)[:, None]
         return scores
 
     def reset(self) -> None:
-        """Forgotten by decay."""
+        """See EvictionPolicy. Chances stay: they are forgotten by decay."""
+        for followers in self._followers:
+            followers.forget_last()
