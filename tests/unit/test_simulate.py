@@ -7,7 +7,14 @@ import pytest
 from traces import random_trace
 
 from hobbit_py.errors import UsageError
-from hobbit_py.policies import AlwaysHigh, HobbitThresholds, MassBudget, PrecisionPolicy, eviction_policy
+from hobbit_py.policies import (
+    AlwaysHigh,
+    HobbitThresholds,
+    MassBudget,
+    PrecisionPolicy,
+    WeightThresholds,
+    eviction_policy,
+)
 from hobbit_py.policies.eviction import BUILT_INS, MoeInfinity, TwoLevelLru
 from hobbit_py.policies.presets import PRESETS, Preset
 from hobbit_py.simulate import Trace
@@ -143,15 +150,19 @@ def test_every_preset_is_judged() -> None:
     for row in rows:
         assert (row.precision == "mixed") == (PRESETS[row.preset].precision == "mixed")
         assert row.belady_bypass_miss_bytes <= row.belady_miss_bytes <= row.lru_miss_bytes
-        expected = {
+        assert row.not_simulated == {
             "baseline": [],
             "moe-infinity": ["predictor request-trace", "reads ahead in idle time"],
             "expertflow": ["predictor hybrid", "reads ahead in idle time"],
             "cache-prior": ["router filter cache-prior"],
         }.get(row.preset, ["reads ahead in idle time"])
-        if row.precision == "mixed" and row.capacity == 0.5:  # below, the default waits for every hi copy
-            expected = [*expected, "idle time for upgrades"]
-        assert row.not_simulated == expected
+
+
+def test_idle_time_for_upgrades_is_named_as_not_simulated() -> None:
+    policies = (WeightThresholds(0.2), WeightThresholds(0.2, wait_above=0.5))
+    trace = random_trace(has_lo=True)
+    waits, upgrades = (judge(trace, [PRESETS["default"]], [0.5], precision=policy)[0] for policy in policies)
+    assert upgrades.not_simulated == [*waits.not_simulated, "idle time for upgrades"]
 
 
 class OwnTwoLevelLru(TwoLevelLru):
@@ -167,8 +178,8 @@ def test_a_policy_in_python_hears_predictions_as_its_native_twin(own: TwoLevelLr
     trace = random_trace()
     preset = Preset("ahead", eviction="lru", predictor="stacked-gates", depth=3)
     twin = type(own).__bases__[0]()
-    native_form, python_form = (replay_preset(trace, preset, 0.4, eviction=policy) for policy in (twin, own))
-    deaf = replay_preset(trace, dataclasses.replace(preset, predictor="none"), 0.4, eviction=twin)
+    native_form, python_form = (replay_preset(trace, preset, 0.5, eviction=policy) for policy in (twin, own))
+    deaf = replay_preset(trace, dataclasses.replace(preset, predictor="none"), 0.5, eviction=twin)
     assert python_form.n_hits.tolist() == native_form.n_hits.tolist()
     assert python_form.residency.tolist() == native_form.residency.tolist()
     assert native_form.n_hits.tolist() != deaf.n_hits.tolist()
