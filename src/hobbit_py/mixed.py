@@ -53,7 +53,7 @@ def default_policy(n_expert_used: int, memory_share: float) -> WeightThresholds:
     """The thresholds of a model that was not tuned: about one expert a token in hi, none skipped (docs/accuracy.md).
 
     With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. The more
-    experts there is memory for (`memory_share` of what all take in hi), the more of them are there in hi anyway, and the
+    experts there is memory for (`memory_share` of what all take in hi), the more of them are in hi anyway, and the
     fewer need to be read for the same loss: with eight, 0.2 up to a quarter and 0.3 from a half on.
     """
     memory = min(max(memory_share, 0.25), 0.5)
