@@ -144,7 +144,7 @@ def test_first_gap_guesses_the_first_layer_that_misses() -> None:
 
 
 def test_every_preset_is_judged() -> None:
-    trace = random_trace(has_lo=True)
+    trace = random_trace(has_lo=True, n_used=4)
     rows = judge(trace, list(PRESETS.values()), [0.25, 0.5])
     assert [row.preset for row in rows] == list(PRESETS) * 2
     for row in rows:
