@@ -181,25 +181,6 @@ TEST_CASE("an expert served in lo is read in hi while the drive is idle") {
     CHECK(bench.loader.stats().n_misses[0] == n_misses); // it is there
 }
 
-TEST_CASE("guesses that took more than their windows keep no later upgrade waiting") {
-    const TinyModel model({{16, {64 << 10, 64 << 10, 128 << 10}}, {16, {64 << 10, 64 << 10, 128 << 10}}}, true);
-    LoaderOptions   options;
-    options.expert_memory_bytes = 64 << 20;
-    Bench bench(model, options);
-    for (int i = 0; i < 2000; i++) { // half a gigabyte of guesses, all of them wanted, with hardly a pause between
-        bench.loader.clear();
-        bench.loader.prefetch(model.keys(1, {3}), three_parts);
-        bench.reader->drain();
-        CHECK(right_after(bench, model.keys(1, {3})));
-    }
-    CHECK(bench.loader.stats().prefetched_bytes > 256 << 20);
-    save_windows(bench, model.keys(0, {1, 2}));
-    bench.loader.upgrade(model.keys(0, {3}));
-    CHECK(right_after(bench, model.keys(0, {3}, Precision::lo)));
-    bench.reader->drain();
-    CHECK(bench.loader.stats().n_upgraded == 1);
-}
-
 TEST_CASE("an upgrade takes no slot of a copy that is worth more, and no time that there was not") {
     const TinyModel model({{16, {1024, 1024, 2048}}}, true);
     LoaderOptions   options;
