@@ -148,17 +148,16 @@ Status ExpertMatmul::add_one_by_one(InnerGraph & graph, const ExpertNode & node,
                                     const LayerStep & step, const ExpertWeights & weights, uint32_t key_idx) {
     rows_.assign(step.rows(key_idx), step.rows(key_idx) + step.n_rows(key_idx));
     ids_.assign(rows_.size(), 0);
-    if (Status status = make_room(graph, node); !status.ok()) {
-        return status;
-    }
-    const Precision precision = weights.key(key_idx).precision;
-    const SlotRef   slot      = weights.slot(key_idx);
-    if (slot) {
-        return add_product(graph, node, slots_tensor(graph, node, view, weights, precision, slot.slot_idx, 1), 1);
-    }
-    const PartShape & shape = shape_of(view, node, precision);
-    const uint64_t    bytes = ggml_row_size(shape.type, shape.n_in) * static_cast<uint64_t>(shape.n_out);
-    return add_product(graph, node, weights_at(graph, shape, 1, bytes, weights.part(key_idx, node.part_idx), 0), 1);
+    const auto make_weights = [&] {
+        const Precision precision = weights.key(key_idx).precision;
+        if (const SlotRef slot = weights.slot(key_idx); slot) {
+            return slots_tensor(graph, node, view, weights, precision, slot.slot_idx, 1);
+        }
+        const PartShape & shape = shape_of(view, node, precision);
+        const uint64_t    bytes = ggml_row_size(shape.type, shape.n_in) * static_cast<uint64_t>(shape.n_out);
+        return weights_at(graph, shape, 1, bytes, weights.part(key_idx, node.part_idx), 0);
+    };
+    return add_product(graph, node, make_weights, 1);
 }
 
 void ExpertMatmul::append_rows(const LayerStep & step, uint32_t key_idx, int32_t id) {
@@ -217,8 +216,7 @@ Status ExpertMatmul::add_products(InnerGraph & graph, const ExpertNode & node, c
     }
     const uint32_t n_used = n_rows / n_tokens;
     if (n_rows <= max_rows_together || n_used == 1) {
-        Status status = make_room(graph, node);
-        return status.ok() ? add_product(graph, node, make_weights(), 1) : status;
+        return add_product(graph, node, make_weights, 1);
     }
     std::vector<uint32_t> left_rows(rows_.begin() + n_used * n_tokens, rows_.end());
     std::vector<int32_t>  left_ids(ids_.begin() + n_used * n_tokens, ids_.end());
@@ -232,21 +230,24 @@ Status ExpertMatmul::add_products(InnerGraph & graph, const ExpertNode & node, c
     }
     rows_.swap(rows);
     ids_.swap(ids);
-    Status status = make_room(graph, node);
-    status        = status.ok() ? add_product(graph, node, make_weights(), n_used) : status;
+    const Status status = add_product(graph, node, make_weights, n_used);
     if (!status.ok() || left_rows.empty()) {
         return status;
     }
     rows_.swap(left_rows);
     ids_.swap(left_ids);
-    status = make_room(graph, node);
-    return status.ok() ? add_product(graph, node, make_weights(), 1) : status;
+    return add_product(graph, node, make_weights, 1);
 }
 
-Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights, uint32_t n_each) {
-    ggml_context * ctx    = graph.context();
-    ggml_tensor *  input  = node.node->src[1]; // [n_in, n_used or 1, n_tokens]
-    ggml_tensor *  output = node.node;         // [n_out, n_used, n_tokens]
+Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, const MakeWeights & make_weights,
+                                 uint32_t n_each) {
+    if (Status status = make_room(graph, node); !status.ok()) {
+        return status;
+    }
+    ggml_tensor *  weights = make_weights(); // after the run that had to make room, which ends the tensors before it
+    ggml_context * ctx     = graph.context();
+    ggml_tensor *  input   = node.node->src[1]; // [n_in, n_used or 1, n_tokens]
+    ggml_tensor *  output  = node.node;         // [n_out, n_used, n_tokens]
     const int64_t  n_in = input->ne[0], n_out = output->ne[0];
     const int64_t  n_used = output->ne[1], n_tokens = output->ne[2];
     const int64_t  n_rows    = static_cast<int64_t>(rows_.size());

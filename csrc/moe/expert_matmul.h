@@ -50,11 +50,12 @@ class ExpertMatmul {
     void   append_rows(const LayerStep & step, uint32_t key_idx, int32_t id);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 
-    // For rows_, with experts ids_, in the order of experts. Weights are made for each product.
+    // Makes the tensor of a product's weights.
     using MakeWeights = std::function<ggml_tensor *()>;
+    // For rows_, with experts ids_, in the order of experts.
     Status add_products(InnerGraph & graph, const ExpertNode & node, const MakeWeights & make_weights);
-    // One product for rows_ with experts ids_ of `weights`: `n_each` of them are a token, and differ in their expert.
-    Status add_product(InnerGraph & graph, const ExpertNode & node, ggml_tensor * weights, uint32_t n_each);
+    // One product for rows_ with experts ids_: `n_each` of them are a token, and differ in their expert.
+    Status add_product(InnerGraph & graph, const ExpertNode & node, const MakeWeights & make_weights, uint32_t n_each);
 
     DeviceScratch         scratch_; // gathered input and unscattered output of one product
     std::vector<uint32_t> rows_;

@@ -125,15 +125,18 @@ bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::sh
 // Every layer has an equal share of the slots that are given away freely: whoever comes first would take them all, and
 // the link would idle while the first layers are computed, and be short in the last.
 bool DeviceTier::has_free_slot_for(ExpertKey key) const {
-    const CopyLayout & layout   = layouts_.of(key);
-    const SizeClass &  of_class = layouts_.classes[layout.class_idx];
-    const uint64_t     n_layers = of_class.n_copies / layout.n_expert;
-    const uint64_t     n_shared = (shape_.n_slots[layout.class_idx] + n_layers - 1) / n_layers;
-    uint64_t           n_here   = 0;
+    const CopyLayout & layout = layouts_.of(key);
+    if (cache_.n_free(static_cast<int32_t>(layout.class_idx)) == 0) {
+        return false;
+    }
+    const SizeClass & of_class = layouts_.classes[layout.class_idx];
+    const uint64_t    n_layers = of_class.n_copies / layout.n_expert;
+    const uint64_t    n_shared = (shape_.n_slots[layout.class_idx] + n_layers - 1) / n_layers;
+    uint64_t          n_here   = 0;
     for (uint16_t i = 0; i < layout.n_expert; i++) {
         n_here += cache_.find({key.layer_idx, i, key.precision}) ? 1 : 0;
     }
-    return n_here < n_shared && cache_.n_free(static_cast<int32_t>(layout.class_idx)) > 0;
+    return n_here < n_shared;
 }
 
 void DeviceTier::on_copied(uint64_t tag) {
