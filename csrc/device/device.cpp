@@ -62,6 +62,15 @@ void backend_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor
     ggml_backend_tensor_get_async(of(backend).inner.get(), tensor, data, offset, size);
 }
 
+// CUDA fuses nodes if their tensors do not share memory, and asks the allocator for that here. Not fused, they round
+// otherwise.
+void backend_graph_optimize(ggml_backend_t backend, ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
+    ggml_backend_t inner = of(backend).inner.get();
+    if (inner->iface.graph_optimize != nullptr) {
+        inner->iface.graph_optimize(inner, graph, params);
+    }
+}
+
 const ggml_backend_i backend_interface = {
     /* .get_name            = */ backend_name,
     /* .free                = */ backend_free,
@@ -78,7 +87,7 @@ const ggml_backend_i backend_interface = {
     /* .graph_compute       = */ backend_graph_compute,
     /* .event_record        = */ nullptr,
     /* .event_wait          = */ nullptr,
-    /* .graph_optimize      = */ nullptr,
+    /* .graph_optimize      = */ backend_graph_optimize,
 };
 
 ggml_guid backend_guid = {0x68, 0x6f, 0x62, 0x62, 0x69, 0x74, 0x5f, 0x70, 0x79, 0, 0, 0, 0, 0, 0, 1};
