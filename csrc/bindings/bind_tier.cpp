@@ -43,6 +43,7 @@ void bind_tier(py::module_ & m) {
         .def_readwrite("expert_bytes", &TierOptions::expert_bytes)
         .def_readwrite("lo_share", &TierOptions::lo_share)
         .def_readwrite("ring_bytes", &TierOptions::ring_bytes)
+        .def_readwrite("small_part_bytes", &TierOptions::small_part_bytes)
         .def_readwrite("chunk_bytes", &TierOptions::chunk_bytes)
         .def_readwrite("promotion_margin", &TierOptions::promotion_margin)
         .def_readwrite("eviction", &TierOptions::eviction);

@@ -27,7 +27,7 @@ bool AheadCopies::pays(const LayerView & view) {
     return n_rows >= min_rows_for_each * view.model->layers[view.layer_idx].n_expert;
 }
 
-void AheadCopies::plan(const LayerView & view) {
+void AheadCopies::plan_prompt(const LayerView & view) {
     is_planned_                = true;
     const ModelExperts & model = *view.model;
     const uint16_t       next  = next_layer(model, view.layer_idx);
@@ -46,8 +46,12 @@ void AheadCopies::plan(const LayerView & view) {
             keys.push_back({next, i, Precision::hi});
         }
     }
-    load_ = model.loader->pin_resident(keys);
-    ring_ = model.tier->begin({});
+    plan(view, keys);
+}
+
+void AheadCopies::plan(const LayerView & view, const std::vector<ExpertKey> & keys) {
+    load_ = view.model->loader->pin_resident(keys);
+    ring_ = view.model->tier->begin({});
     for (const uint32_t part_idx : view.part_order) {
         for (uint32_t i = 0; i < load_->leases().size(); i++) {
             copies_.push_back({i, part_idx});
@@ -55,24 +59,76 @@ void AheadCopies::plan(const LayerView & view) {
     }
 }
 
+std::vector<ExpertKey> AheadCopies::expect(const LayerView & view, const std::vector<ExpertKey> & keys) {
+    is_planned_ = true;
+    is_guess_   = true;
+    std::vector<ExpertKey> missing;
+    for (const ExpertKey key : keys) {
+        if (key.layer_idx <= view.layer_idx || view.model->layouts->of(key).parts.size() != view.part_order.size()) {
+            continue; // of the next token: the pass ends before
+        }
+        const auto expert_idx = static_cast<int32_t>(key.expert_idx);
+        Resident   resident   = Resident::none;
+        view.model->tier->find_resident(key.layer_idx, &expert_idx, 1, &resident);
+        if (resident != (key.precision == Precision::hi ? Resident::hi : Resident::lo)) {
+            missing.push_back(key);
+        }
+    }
+    plan(view, missing);
+    const auto is_loaded = [&](ExpertKey key) {
+        return std::any_of(load_->leases().begin(), load_->leases().end(),
+                           [key](const LoadStep::Lease & lease) { return lease.key == key; });
+    };
+    missing.erase(std::remove_if(missing.begin(), missing.end(), is_loaded), missing.end());
+    return missing;
+}
+
 void AheadCopies::pump(const LayerView & view) {
     if (!is_planned_) {
-        plan(view);
+        if (!pays(view)) {
+            return;
+        }
+        plan_prompt(view);
     }
-    for (; next_copy_ < copies_.size(); next_copy_++) {
-        Copy &             copy = copies_[next_copy_];
-        const ExpertKey    key  = load_->leases()[copy.lease_idx].key;
-        const PartLayout & part = view.model->layouts->of(key).parts[copy.part_idx];
-        copy.buffer_idx         = ring_->begin_copy(load_->data(copy.lease_idx, copy.part_idx), part.n_bytes, false);
-        if (copy.buffer_idx < 0) {
-            return; // no buffer is free
+    const bool has_ring = view.model->tier->shape().has_ring();
+    int64_t    full     = -1; // the part that has no buffer left
+    for (Copy & copy : copies_) {
+        if (copy.is_begun || copy.part_idx == full) {
+            continue;
+        }
+        const ExpertKey key = load_->leases()[copy.lease_idx].key;
+        copy.buffer_idx =
+            ring_->begin_copy(key, copy.part_idx, load_->data(copy.lease_idx, copy.part_idx), false, !is_guess_);
+        copy.is_begun = copy.buffer_idx >= 0;
+        if (!copy.is_begun && has_ring) {
+            return;
+        }
+        full = copy.is_begun ? full : copy.part_idx;
+    }
+}
+
+void AheadCopies::settle() {
+    for (size_t i = copies_.size(); is_guess_ && i-- > 0;) {
+        Copy & copy = copies_[i];
+        if (copy.buffer_idx >= 0 && ring_->cancel(copy.buffer_idx)) {
+            copy.buffer_idx = -1;
         }
     }
 }
 
+uint32_t AheadCopies::n_begun(ExpertKey key, const std::vector<uint32_t> & part_order) const {
+    uint32_t n = 0;
+    for (const Copy & copy : copies_) { // part by part
+        if (n == part_order.size()) {
+            break;
+        }
+        n += copy.buffer_idx >= 0 && copy.part_idx == part_order[n] && load_->leases()[copy.lease_idx].key == key;
+    }
+    return n;
+}
+
 int32_t AheadCopies::take(ExpertKey key, uint32_t part_idx, TierStep & step) {
-    for (size_t i = 0; i < next_copy_; i++) {
-        Copy & copy = copies_[i];
+    for (Copy & copy : copies_) {
         if (copy.buffer_idx >= 0 && copy.part_idx == part_idx && load_->leases()[copy.lease_idx].key == key) {
             step.adopt(*ring_, copy.buffer_idx);
             return std::exchange(copy.buffer_idx, -1);
@@ -82,11 +138,14 @@ int32_t AheadCopies::take(ExpertKey key, uint32_t part_idx, TierStep & step) {
 }
 
 void AheadCopies::drop() {
+    if (ring_) {
+        ring_->abandon(load_);
+    }
     ring_.reset();
     load_.reset();
     copies_.clear();
-    next_copy_  = 0;
     is_planned_ = false;
+    is_guess_   = false;
 }
 
 } // namespace hobbit

@@ -1,10 +1,11 @@
-// Matrices of a prompt's next layer, on their way into the ring before that layer asks for them.
+// Matrices of the next layer, on their way into buffers for one use before that layer asks for them: without this the
+// link would idle from the last copy of a layer until the next router was computed.
 //
-// A prompt wants nearly all experts of every layer, so nobody needs to know what the next router chooses: without this
-// the link would idle from the last copy of a layer until the next router was computed.
+// A prompt wants nearly all experts of every layer, so nobody needs to know what the next router chooses. For a few
+// tokens it is guessed (expect()).
 //
 // Only what lies in the host's memory is copied, and only once the layer at work has begun all of its own copies: it
-// never waits for a buffer that is held here.
+// never waits for a buffer that is held here, nor for the link behind a guess.
 #pragma once
 
 #include "moe/layer_view.h"
@@ -22,30 +23,40 @@ class AheadCopies {
     // Whether a batch is so large that its next layers will want nearly every expert.
     static bool pays(const LayerView & view);
 
-    // Begins copies for the layer after `view`'s, as far as buffers are free. REQUIRES: pays(view), and all copies of
-    // `view`'s layer were begun.
+    // What the next layer will probably want, best first, whatever is resident. Returns those that lie neither on the
+    // device nor in the host's memory.
+    std::vector<ExpertKey> expect(const LayerView & view, const std::vector<ExpertKey> & keys);
+
+    // Begins copies for the layer after `view`'s, as far as buffers are free. REQUIRES: all copies of `view`'s layer
+    // were begun.
     void pump(const LayerView & view);
 
+    // Gives up those guesses whose copies the link did not get to: what is missing is known now.
+    void settle();
+    // How many leading parts of an expert, in the order of use, were begun.
+    uint32_t n_begun(ExpertKey key, const std::vector<uint32_t> & part_order) const;
     // Hands the copy of a matrix over to the step of its layer and returns its buffer; -1: it was not begun.
     int32_t take(ExpertKey key, uint32_t part_idx, TierStep & step);
 
-    // Gives up all that was not taken, after the copies under way.
+    // Gives up all that was not taken.
     void drop();
 
   private:
     struct Copy {
         uint32_t lease_idx  = 0;
         uint32_t part_idx   = 0;
-        int32_t  buffer_idx = -1; // not begun, or taken
+        int32_t  buffer_idx = -1; // not begun, given up or taken
+        bool     is_begun   = false;
     };
 
-    void plan(const LayerView & view);
+    void plan_prompt(const LayerView & view);
+    void plan(const LayerView & view, const std::vector<ExpertKey> & keys);
 
     bool                      is_planned_ = false;
-    std::unique_ptr<LoadStep> load_;   // keeps the experts where they are
-    std::unique_ptr<TierStep> ring_;   // holds the buffers
+    bool                      is_guess_   = false;
+    std::shared_ptr<LoadStep> load_;   // keeps the experts where they are
+    std::unique_ptr<TierStep> ring_;   // holds the buffers, of the ring or spare slots
     std::vector<Copy>         copies_; // in the order of use
-    size_t                    next_copy_ = 0;
 };
 
 } // namespace hobbit

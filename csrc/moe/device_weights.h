@@ -21,23 +21,40 @@ class DeviceWeights final : public ExpertWeights {
                   const TierStep * step)
         : tier_(tier), arena_(arena), keys_(keys), step_(step) {}
 
-    // The ring's buffers in which the part that is multiplied by next lies, [key]; -1: none.
+    // The buffers in which the part that is multiplied by next lies, [key]; -1: none.
     void set_buffers(const std::vector<int32_t> & buffers) { buffers_ = &buffers; }
 
     ExpertKey  key(uint32_t key_idx) const override { return keys_[key_idx]; }
     SlotRef    slot(uint32_t key_idx) const override { return step_->slot(key_idx); }
-    WeightArea part(uint32_t key_idx, uint32_t) const override {
-        WeightArea area = arena_.area(tier_.shape().ring_area());
-        area.data += step_->offset((*buffers_)[key_idx]);
+    WeightArea part(uint32_t key_idx, uint32_t part_idx) const override {
+        const OneUseBuffers one_use = tier_.one_use(keys_[key_idx], part_idx);
+        WeightArea          area    = arena_.area(one_use.area_idx);
+        area.data += one_use.offset((*buffers_)[key_idx]);
         return area;
     }
-    BufferRow buffers() const override {
-        return {arena_.area(tier_.shape().ring_area()), tier_.shape().buffer_bytes, tier_.shape().n_buffers};
+    BufferRow buffers(uint32_t key_idx, uint32_t part_idx) const override {
+        const OneUseBuffers one_use = tier_.one_use(keys_[key_idx], part_idx);
+        WeightArea          area    = arena_.area(one_use.area_idx);
+        area.data += one_use.first_offset;
+        return {area, one_use.stride, one_use.n};
     }
-    int32_t             buffer(uint32_t key_idx) const override { return (*buffers_)[key_idx]; }
+    int32_t buffer(uint32_t key_idx, uint32_t part_idx) const override {
+        return (*buffers_)[key_idx] - static_cast<int32_t>(tier_.one_use(keys_[key_idx], part_idx).first_idx);
+    }
+    // The slot that a matrix was copied into for one use; -1: none, or it lies in the ring.
+    int32_t spare_slot(uint32_t key_idx, uint32_t part_idx) const {
+        if (tier_.shape().has_ring() || (*buffers_)[key_idx] < 0) {
+            return -1;
+        }
+        const uint32_t class_idx = layouts().of(keys_[key_idx]).class_idx;
+        return static_cast<int32_t>(tier_.shape().n_slots[class_idx]) + buffer(key_idx, part_idx);
+    }
     uint64_t            max_bytes_together() const override { return max_small_bytes; }
     const CopyLayouts & layouts() const override { return tier_.layouts(); }
-    uint32_t n_slots(int32_t class_idx) const override { return tier_.shape().n_slots[static_cast<size_t>(class_idx)]; }
+    uint32_t            n_slots(int32_t class_idx) const override {
+        const auto i = static_cast<size_t>(class_idx);
+        return tier_.shape().n_slots[i] + tier_.shape().n_spare[i];
+    }
     WeightArea slots(int32_t class_idx) const override { return arena_.area(static_cast<uint32_t>(class_idx)); }
 
   private:

@@ -78,11 +78,10 @@ void ExpertMatmul::clear_rows(const ExpertNode & node, const std::vector<uint32_
 }
 
 void ExpertMatmul::add_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                             const ExpertWeights & weights, ggml_tensor * slot_ids) {
-    const int32_t class_idx = weights.slot(0).class_idx;
-    graph.add_over(node.node,
-                   slots_tensor(graph, node, view, weights, weights.key(0).precision, 0, weights.n_slots(class_idx)),
-                   slot_ids);
+                             const ExpertWeights & weights, Precision precision, ggml_tensor * slot_ids) {
+    const uint32_t class_idx = weights.layouts().of({view.layer_idx, 0, precision}).class_idx;
+    const uint32_t n_slots   = weights.n_slots(static_cast<int32_t>(class_idx));
+    graph.add_over(node.node, slots_tensor(graph, node, view, weights, precision, 0, n_slots), slot_ids);
 }
 
 void ExpertMatmul::add_fixed(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
@@ -187,17 +186,17 @@ Status ExpertMatmul::add_slots(InnerGraph & graph, const ExpertNode & node, cons
 Status ExpertMatmul::add_buffers(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
                                  const LayerStep & step, const ExpertWeights & weights,
                                  const std::vector<uint32_t> & key_idxs, Precision precision) {
+    BufferRow buffers;
     rows_.clear();
     ids_.clear();
     for (uint32_t i : key_idxs) {
         if (!weights.slot(i) && weights.key(i).precision == precision) {
-            append_rows(step, i, weights.buffer(i));
+            append_rows(step, i, weights.buffer(i, node.part_idx));
+            buffers = weights.buffers(i, node.part_idx);
         }
     }
-    const BufferRow buffers = weights.buffers();
     return add_products(graph, node, [&] {
-        return weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.buffer_bytes, buffers.area,
-                          0);
+        return weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.stride, buffers.area, 0);
     });
 }
 

@@ -22,10 +22,10 @@ class ExpertMatmul {
     // which grows with slots x rows, stays small.
     static bool can_add_whole(const LayerView & view, const LayerStep & step, const ExpertWeights & weights);
 
-    // The whole node over the slots, with `slot_ids` instead of its own ids. REQUIRES: can_add_whole(); every expert is
-    // complete; room in `graph`.
+    // The whole node over the slots of its layer's class, with `slot_ids` instead of its own ids. REQUIRES: room in
+    // `graph`.
     static void add_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                          const ExpertWeights & weights, ggml_tensor * slot_ids);
+                          const ExpertWeights & weights, Precision precision, ggml_tensor * slot_ids);
     // The whole node over consecutive slots that hold the layer's experts in order, with its own ids.
     static void add_fixed(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
                           const ExpertWeights & weights, int32_t first_slot);

@@ -18,8 +18,8 @@ struct WeightArea {
 
 struct BufferRow {
     WeightArea area;
-    uint64_t   buffer_bytes = 0;
-    uint32_t   n_buffers    = 0;
+    uint64_t   stride    = 0;
+    uint32_t   n_buffers = 0;
 };
 
 // Experts are numbered as in LayerStep::keys().
@@ -32,15 +32,15 @@ class ExpertWeights {
     virtual SlotRef slot(uint32_t key_idx) const = 0;
     // A matrix of an expert without a slot. REQUIRES: it is there.
     virtual WeightArea part(uint32_t key_idx, uint32_t part_idx) const = 0;
-    // Where matrices without a slot lie in buffers of one size, back to back: those, and in which one this matrix is.
-    virtual BufferRow buffers() const { return {}; }
-    virtual int32_t   buffer(uint32_t /*key_idx*/) const { return -1; }
+    // Where matrices without a slot lie in buffers at equal distances: those, and in which one this matrix is.
+    virtual BufferRow buffers(uint32_t /*key_idx*/, uint32_t /*part_idx*/) const { return {}; }
+    virtual int32_t   buffer(uint32_t /*key_idx*/, uint32_t /*part_idx*/) const { return -1; }
     // Up to how many bytes of a matrix one product over all slots or buffers is better than one for each, however many
     // rows there are.
     virtual uint64_t max_bytes_together() const { return 0; }
 
     virtual const CopyLayouts & layouts() const                  = 0;
-    virtual uint32_t            n_slots(int32_t class_idx) const = 0;
+    virtual uint32_t            n_slots(int32_t class_idx) const = 0; // spare ones included
     virtual WeightArea          slots(int32_t class_idx) const   = 0; // all of a class, back to back
 };
 

@@ -71,16 +71,26 @@ bool GatesAhead::make_bank() {
     if (!bank_.reserve(first_row_.back() * row_bytes)) {
         return false;
     }
+    std::vector<uint8_t> bank(first_row_.back() * row_bytes);
     for (size_t i = 0; i < routers_.size(); ++i) {
         const ggml_tensor * weights = routers_[i].logits->src[0];
-        ggml_backend_tensor_get(weights, bank_.data() + first_row_[i] * row_bytes, 0, ggml_nbytes(weights));
+        ggml_backend_tensor_get(weights, bank.data() + first_row_[i] * row_bytes, 0, ggml_nbytes(weights));
     }
+    fold_norms(bank);
+    ggml_tensor all = {};
+    all.type        = GGML_TYPE_I8;
+    all.ne[0]       = static_cast<int64_t>(bank.size());
+    all.ne[1] = all.ne[2] = all.ne[3] = 1;
+    all.nb[0]                         = 1;
+    all.nb[1] = all.nb[2] = all.nb[3] = bank.size();
+    all.buffer                        = bank_.buffer();
+    all.data                          = bank_.data();
+    ggml_backend_tensor_set(&all, bank.data(), 0, bank.size());
     banked_ = first->data;
-    fold_norms();
     return true;
 }
 
-void GatesAhead::fold_norms() {
+void GatesAhead::fold_norms(std::vector<uint8_t> & bank) {
     const auto n_embd = static_cast<size_t>(routers_.front().logits->src[0]->ne[0]);
     const auto read   = [&](const Router & router) {
         std::vector<float> norm(n_embd);
@@ -97,7 +107,7 @@ void GatesAhead::fold_norms() {
     is_folded_ = std::all_of(routers_.begin(), routers_.end(), can_fold);
     for (size_t i = 0; is_folded_ && i < routers_.size(); ++i) {
         const std::vector<float> norm = read(routers_[i]);
-        float *                  rows = reinterpret_cast<float *>(bank_.data()) + first_row_[i] * n_embd;
+        float *                  rows = reinterpret_cast<float *>(bank.data()) + first_row_[i] * n_embd;
         for (size_t k = 0; k < (first_row_[i + 1] - first_row_[i]) * n_embd; ++k) {
             rows[k] *= norm[k % n_embd];
         }
@@ -108,6 +118,7 @@ void GatesAhead::begin_graph(ggml_cgraph * graph, uint32_t n_layers) {
     n_layers_    = n_layers;
     next_router_ = 0;
     n_ahead_     = 0;
+    is_due_      = false;
     routers_.clear();
     if (n_layers == 0) {
         return;
@@ -119,18 +130,22 @@ void GatesAhead::begin_graph(ggml_cgraph * graph, uint32_t n_layers) {
     }
 }
 
-void GatesAhead::on_node(InnerGraph & inner, const ggml_tensor * node) {
-    if (next_router_ >= routers_.size() || routers_[next_router_].logits != node) {
+void GatesAhead::on_node(const ggml_tensor * node) {
+    if (next_router_ < routers_.size() && routers_[next_router_].logits == node) {
+        source_  = next_router_++;
+        n_ahead_ = 0;
+        is_due_  = next_router_ < routers_.size();
+    }
+}
+
+void GatesAhead::add_product(InnerGraph & inner) {
+    if (!is_due_) {
         return;
     }
-    source_  = next_router_++;
-    n_ahead_ = 0;
-    if (next_router_ == routers_.size()) {
-        return;
-    }
+    is_due_                   = false;
     const auto      n_ahead   = std::min<size_t>(n_layers_, routers_.size() - next_router_);
     const int64_t   n_rows    = first_row_[next_router_ + n_ahead] - first_row_[next_router_];
-    ggml_tensor *   input     = node->src[1];
+    ggml_tensor *   input     = routers_[source_].logits->src[1];
     const ggml_type type      = routers_[source_].logits->src[0]->type;
     const size_t    row_bytes = ggml_row_size(type, input->ne[0]);
     if (!inner.has_room(6, 0) || !input_.reserve(ggml_nbytes(input)) ||

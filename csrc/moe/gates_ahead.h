@@ -23,8 +23,10 @@ class GatesAhead {
     // Looks up the routers of a graph, to look `n_layers` ahead; 0: not at all.
     void begin_graph(ggml_cgraph * graph, uint32_t n_layers);
 
-    // To be called with every ordinary node that was just added to `inner`: after a router it adds the product.
-    void on_node(InnerGraph & inner, const ggml_tensor * node);
+    // To be called with every ordinary node that is added.
+    void on_node(const ggml_tensor * node);
+    // Adds the product for the router seen last, if it was not added.
+    void add_product(InnerGraph & inner);
 
     // What the routers after that of `layer_idx` said. REQUIRES: the run with that router was computed.
     const GateLogits & read(uint16_t layer_idx);
@@ -41,7 +43,7 @@ class GatesAhead {
 
     void find_routers(ggml_cgraph * graph);
     bool make_bank();
-    void fold_norms();
+    void fold_norms(std::vector<uint8_t> & bank);
     void read_logits(const Router & router, uint32_t first_row, std::vector<float> & logits);
 
     DeviceScratch                   bank_;              // the routers' weights, in graph order
@@ -53,9 +55,10 @@ class GatesAhead {
     std::vector<uint32_t>           first_row_;           // [router] in the bank, and the end
     uint32_t                        n_layers_    = 0;
     size_t                          next_router_ = 0;
-    ggml_tensor                     product_{};   // F32 [rows of the layers ahead, n_tokens]
-    size_t                          source_  = 0; // the router whose input it was made from
-    uint32_t                        n_ahead_ = 0; // layers in it
+    bool                            is_due_      = false; // the product of the router before it
+    ggml_tensor                     product_{};           // F32 [rows of the layers ahead, n_tokens]
+    size_t                          source_  = 0;         // the router whose input it was made from
+    uint32_t                        n_ahead_ = 0;         // layers in it
     std::vector<float>              values_;
     std::vector<std::vector<float>> logits_; // [layers ahead]
     GateLogits                      gates_;

@@ -12,6 +12,16 @@ namespace hobbit {
 
 namespace {
 
+// Their runs are not cut at the router, so nothing is known there; a model that has such layers has (nearly) all.
+bool has_fixed_layers(const ModelExperts & model) {
+    for (uint16_t i = 0; model.tier != nullptr && i < model.layers.size(); i++) {
+        if (model.tier->fixed_slot(i) >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool has_own_memory(ggml_backend_t backend) {
     return ggml_backend_dev_type(ggml_backend_get_device(backend)) != GGML_BACKEND_DEVICE_TYPE_CPU;
 }
@@ -67,7 +77,10 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
-            gates_.on_node(inner_, node);
+            gates_.on_node(node);
+            if (!is_gpu_) { // which fuses nodes: there the product comes last in the run
+                gates_.add_product(inner_);
+            }
             recorder_.on_node(inner_, node);
             if (filter_.is_selection(node)) {
                 if (Status status = compute_run(); !status.ok()) {
@@ -88,6 +101,7 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
         if (is_fixed()) {
             add_fixed(graph, i);
         } else {
+            gates_.add_product(inner_);
             // Up to the router; also the end of the layer before, whose experts may go now.
             if (Status status = compute_run(); !status.ok()) {
                 return status;
@@ -121,16 +135,20 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
     if (model == nullptr) {
         return; // not a pass through the layers
     }
-    // A GPU fuses nodes: what a predictor adds would come between them. A tier has experts that need no reading.
-    if (model->prefetch.predictor == "none" || is_gpu_ || model->tier != nullptr) {
+    if (model->prefetch.predictor == "none" || has_fixed_layers(*model)) {
         planner_.reset();
         planned_for_ = nullptr;
         return;
     }
     if (planner_ == nullptr || planned_for_ != model || planned_version_ != model->prefetch_version) {
         planner_.reset(); // first: a request that ends here is known to the next one
-        planner_ = std::make_unique<PrefetchPlanner>(model->prefetch, model->predictor_model, model->predictor_shared,
-                                                     *model->layouts, model->prediction_counts);
+        PrefetchOptions options = model->prefetch;
+        if (model->tier != nullptr) { // a link is fast: the next layer is as far as its copies reach
+            options.horizon = "fixed";
+            options.depth   = 1;
+        }
+        planner_         = std::make_unique<PrefetchPlanner>(options, model->predictor_model, model->predictor_shared,
+                                                             *model->layouts, model->prediction_counts);
         planned_for_     = model;
         planned_version_ = model->prefetch_version;
     }
@@ -159,6 +177,24 @@ void GraphRunner::prefetch() {
     model.loader->prefetch(keys, view_.part_order);
 }
 
+// Into the device's ring; what is not even in the host's memory is read.
+void GraphRunner::copy_ahead() {
+    if (planner_ == nullptr || planned_for_ != view_.model || view_.n_tokens() > GatesAhead::max_tokens) {
+        return;
+    }
+    ModelExperts &     model         = *view_.model;
+    const FindResident find_resident = [&model](uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n,
+                                                Resident * resident) {
+        model.tier->find_resident(layer_idx, expert_idxs, n, resident);
+    };
+    planner_->observe(view_.layer_idx, step_.ids().data(), view_.n_used(), view_.n_tokens());
+    const std::vector<ExpertKey> absent = tiered_.expect(
+        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx), find_resident));
+    if (!absent.empty()) {
+        model.loader->prefetch(absent, view_.part_order);
+    }
+}
+
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->loader == nullptr) {
         return Status::error("the model's expert memory was not set before its first token");
@@ -177,9 +213,9 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
     if (view_.model->tier != nullptr && in_run) {
         tiered_.begin(view_, step_);
-        return tiered_.all_resident() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
+        return tiered_.joins_run() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())
-                   : tiered_.run(graph, first_idx, inner_, matmul_);
+                   : tiered_.run(graph, first_idx, inner_, matmul_, [this] { copy_ahead(); });
     }
     if (view_.model->tier != nullptr) {
         return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");
@@ -216,19 +252,14 @@ void GraphRunner::add_fixed(ggml_cgraph * graph, int first_idx) {
 // experts stay pinned, until then.
 Status GraphRunner::add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights) {
     const std::vector<int32_t> & slots = step_.slot_ids(weights);
-    ggml_tensor *                ids   = inner_.indices(slots.data(), static_cast<int64_t>(slots.size()));
+    ggml_tensor *                ids   = inner_.ids(slots, view_.n_used(), view_.n_tokens());
     if (ids == nullptr) {
         return Status::error("out of memory for the slot numbers of " + std::to_string(slots.size()) + " rows");
     }
-    ids->ne[0] = view_.n_used();
-    ids->ne[1] = view_.n_tokens();
-    ids->nb[1] = view_.n_used() * sizeof(int32_t);
-    ids->nb[2] = ids->nb[3] = ids->nb[1] * view_.n_tokens();
-
     auto next = view_.nodes.begin();
     for (int i = first_idx; i < view_.end_idx; ++i) {
         if (next != view_.nodes.end() && next->node_idx == i) {
-            ExpertMatmul::add_whole(inner_, *next, view_, weights, ids);
+            ExpertMatmul::add_whole(inner_, *next, view_, weights, weights.key(0).precision, ids);
             ++next;
         } else {
             inner_.add(ggml_graph_node(graph, i));

@@ -44,6 +44,7 @@ class GraphRunner {
     Status run(ggml_cgraph * graph, ModelExperts *& model);
     void   begin_pass(ggml_cgraph * graph);
     void   prefetch();
+    void   copy_ahead();
     Status compute_layer(ggml_cgraph * graph);
     bool   is_fixed() const;
     void   add_fixed(ggml_cgraph * graph, int first_idx);

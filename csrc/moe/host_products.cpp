@@ -89,17 +89,20 @@ Status HostProducts::add(const ExpertNode & node, const LayerView & view, const 
     return matmul_.add_rows(graph_, mirror.node, view, step, weights, key_idxs);
 }
 
-Status HostProducts::compute(const LayerStep & step) {
+Status HostProducts::compute() {
     using Clock          = std::chrono::steady_clock;
     const auto   started = Clock::now();
     const Status status  = graph_.compute();
     work_                = std::exchange(added_, {});
     work_.duration_us    = std::chrono::duration<double, std::micro>(Clock::now() - started).count();
+    return status;
+}
+
+void HostProducts::send(const LayerStep & step) {
     for (size_t i = 0; i < n_mirrors_; i++) {
         send_rows(mirrors_[i], step);
         mirrors_[i].key_idxs.clear();
     }
-    return status;
 }
 
 // Neighbours go in one piece.

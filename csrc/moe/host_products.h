@@ -18,11 +18,14 @@ class HostProducts {
 
     // Fetches the node's input. REQUIRES: it was computed; the layer's nodes are begun in graph order.
     void begin(const ExpertNode & node);
-    // Multiplies rows of a node that was begun. Done after compute(). REQUIRES: the part of every expert is there.
+    // Multiplies rows of a node that was begun. Done after compute() and send(). REQUIRES: the part of every expert is
+    // there.
     Status add(const ExpertNode & node, const LayerView & view, const LayerStep & step, const LoadedWeights & weights,
                const std::vector<uint32_t> & key_idxs);
-    // Computes what was added and sends the rows to the device, in the order of what it is given.
-    Status compute(const LayerStep & step);
+    // Computes what was added.
+    Status compute();
+    // Sends the rows that were computed to the device, in the order of what it is given.
+    void send(const LayerStep & step);
     // Forgets the nodes that were begun.
     void clear();
 
@@ -38,7 +41,7 @@ class HostProducts {
         ggml_tensor *          original = nullptr;
         std::vector<std::byte> input_data;
         std::vector<std::byte> output_data;
-        std::vector<uint32_t>  key_idxs; // added and not computed
+        std::vector<uint32_t>  key_idxs; // added and not sent
     };
 
     Mirror & mirror_of(const ExpertNode & node);

@@ -81,6 +81,28 @@ ggml_tensor * InnerGraph::indices(const int32_t * values, int64_t n) {
     return t;
 }
 
+ggml_tensor * InnerGraph::ids(const std::vector<int32_t> & values, int64_t n_used, int64_t n_tokens) {
+    const auto    n    = static_cast<int64_t>(values.size());
+    ggml_tensor * t    = nullptr;
+    const bool    same = last_ids_ >= 0 && last_ids_ + n <= n_indices_ &&
+                         std::equal(values.begin(), values.end(), index_values_.begin() + last_ids_);
+    if (same) {
+        char * at = index_scratch_.data() + static_cast<size_t>(last_ids_) * sizeof(int32_t);
+        t         = tensor_over(GGML_TYPE_I32, n, 1, 1, index_scratch_.buffer(), at);
+    } else {
+        last_ids_ = n_indices_;
+        t         = indices(values.data(), n);
+        if (t == nullptr) {
+            return nullptr;
+        }
+    }
+    t->ne[0] = n_used;
+    t->ne[1] = n_tokens;
+    t->nb[1] = static_cast<size_t>(n_used) * sizeof(int32_t);
+    t->nb[2] = t->nb[3] = t->nb[1] * static_cast<size_t>(n_tokens);
+    return t;
+}
+
 bool InnerGraph::has_room(int n_tensors, int64_t n_indices) const {
     size_t used = ggml_used_mem(tensors_.get());
     size_t need = ggml_tensor_overhead() * static_cast<size_t>(n_tensors);
@@ -101,6 +123,7 @@ void InnerGraph::clear() {
     if (!submitted_) { // else the device may still read them
         n_indices_ = 0;
         n_sent_    = 0;
+        last_ids_  = -1;
     }
 }
 

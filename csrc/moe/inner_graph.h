@@ -68,6 +68,8 @@ class InnerGraph {
 
     // n indices on the device, as an I32 tensor [n]; they get there with the run. nullptr: out of memory.
     ggml_tensor * indices(const int32_t * values, int64_t n);
+    // Ids of a MUL_MAT_ID, [n_used, n_tokens]. Nodes of a layer, which have the same, share what is on the device.
+    ggml_tensor * ids(const std::vector<int32_t> & values, int64_t n_used, int64_t n_tokens);
 
     // Whether n more tensors, nodes and index values fit before compute() must be called.
     bool has_room(int n_tensors, int64_t n_indices) const;
@@ -101,6 +103,7 @@ class InnerGraph {
     int            n_made_     = 0; // of these, not llama.cpp's own
     int64_t        n_indices_  = 0;
     int64_t        n_sent_     = 0;     // indices that are on the device
+    int64_t        last_ids_   = -1;    // where those of ids() begin; -1: there are none
     bool           submitted_  = false; // and not waited for
     DeviceScratch  index_scratch_;
 

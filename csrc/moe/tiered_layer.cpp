@@ -3,7 +3,7 @@
 #include "moe/graph_nodes.h"
 
 #include <algorithm>
-#include <cassert>
+#include <utility>
 
 namespace hobbit {
 
@@ -11,6 +11,9 @@ namespace {
 
 // Prompts have so many rows for each expert that a copy always pays, and rows that cross twice do not.
 constexpr uint32_t max_host_tokens = 32;
+
+// More have nearly as many rows as a slot could serve, and kernels that go through all slots.
+constexpr uint32_t max_whole_tokens = 8;
 
 } // namespace
 
@@ -35,20 +38,23 @@ void TieredLayer::begin(const LayerView & view, LayerStep & step) {
         }
     }
     pending_.clear();
-    copies_.clear();
-    next_copy_       = 0;
+    copies_.begin(view, step, *tier_step_, lease_idxs_);
     inputs_computed_ = true;
+    ahead_.settle();
     if (!missing_.empty()) {
         step.load(view, missing_);
         loaded_.emplace(*view.model, step.loaded(), lease_idxs_);
         plan();
+        copies_.take(ahead_);
     }
-    take_ahead();
+    ahead_.drop();
     pump();
+    find_slot_ids();
 }
 
 void TieredLayer::end() {
     weights_.reset();
+    copies_.end();
     loaded_.reset();
     tier_step_.reset();
     pending_.clear();
@@ -66,7 +72,8 @@ void TieredLayer::plan() {
     for (uint32_t i : missing_) {
         const CopyLayout & layout = layouts.of(step_->keys()[i]);
         experts.push_back({step_->keys()[i].precision, step_->n_rows(i), layout.parts[parts.front()].n_bytes,
-                           static_cast<uint32_t>(parts.size() - 1), layout.parts[parts.back()].n_bytes});
+                           static_cast<uint32_t>(parts.size() - 1), layout.parts[parts.back()].n_bytes,
+                           ahead_.n_begun(step_->keys()[i], parts)});
     }
     if (with_host) {
         plan_                = plan_step(experts, view_->model->tier->costs());
@@ -82,25 +89,10 @@ void TieredLayer::plan() {
     for (size_t rank = 0; rank < parts.size(); rank++) {
         for (size_t m = 0; m < missing_.size(); m++) {
             if (plan_.places[m][rank] == Place::device) {
-                copies_.push_back({missing_[m], parts[rank]});
+                copies_.add(missing_[m], parts[rank]);
             }
         }
     }
-}
-
-// What was copied ahead is taken over in the order of use, up to the first part that is not there for all: a later part
-// must not hold buffers that an earlier one waits for.
-void TieredLayer::take_ahead() {
-    bool all = true;
-    for (size_t i = 0; i < copies_.size(); i++) {
-        Copy & copy = copies_[i];
-        if (!all && copy.part_idx != copies_[i - 1].part_idx) {
-            break;
-        }
-        copy.buffer_idx = ahead_.take(step_->keys()[copy.key_idx], copy.part_idx, *tier_step_);
-        all             = all && copy.buffer_idx >= 0;
-    }
-    ahead_.drop();
 }
 
 Place TieredLayer::place_of(uint32_t key_idx, uint32_t part_idx) const {
@@ -113,42 +105,66 @@ bool TieredLayer::is_loaded(uint32_t key_idx, uint32_t part_idx) const {
     return step_->loaded().ready(static_cast<uint32_t>(lease_idxs_[key_idx]), part_idx);
 }
 
-void TieredLayer::begin_copy(Copy & copy, bool wait) {
-    const auto lease_idx = static_cast<uint32_t>(lease_idxs_[copy.key_idx]);
-    copy.buffer_idx      = tier_step_->begin_copy(
-        step_->loaded().data(lease_idx, copy.part_idx),
-        view_->model->layouts->of(step_->keys()[copy.key_idx]).parts[copy.part_idx].n_bytes, wait);
-}
-
-// Begins the copies that can begin. A later part does not take a buffer before all of an earlier one have theirs: they
-// are given back in the order of use.
 void TieredLayer::pump() {
-    while (next_copy_ < copies_.size()) {
-        const uint32_t part_idx = copies_[next_copy_].part_idx;
-        bool           all      = true;
-        for (size_t i = next_copy_; i < copies_.size() && copies_[i].part_idx == part_idx; i++) {
-            if (copies_[i].buffer_idx < 0 && is_loaded(copies_[i].key_idx, part_idx)) {
-                begin_copy(copies_[i], false);
-                if (copies_[i].buffer_idx < 0) {
-                    return; // no buffer is free
-                }
-            }
-            all = all && copies_[i].buffer_idx >= 0;
-        }
-        if (!all) {
-            return; // the drive is not done
-        }
-        while (next_copy_ < copies_.size() && copies_[next_copy_].part_idx == part_idx) {
-            next_copy_++;
-        }
-    }
-    if (AheadCopies::pays(*view_)) {
+    copies_.pump();
+    if (copies_.all_begun()) {
         ahead_.pump(*view_);
     }
 }
 
-Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul) {
-    auto next = view_->nodes.begin();
+std::vector<ExpertKey> TieredLayer::expect(const std::vector<ExpertKey> & keys) {
+    std::vector<ExpertKey> absent = ahead_.expect(*view_, keys);
+    pump();
+    return absent;
+}
+
+// A few tokens' rows all go through one product over the slots, those of missing experts with any other slot, and are
+// written over later: no rows are gathered and scattered, and a GPU meets the same nodes in every token, which it then
+// begins in one go (CUDA graphs). A token's slots are distinct, as kernels for several tokens expect.
+void TieredLayer::find_slot_ids() {
+    slot_ids_.clear();
+    if (view_->n_tokens() > max_whole_tokens || !step_->skipped_rows().empty() || step_->keys().empty()) {
+        return;
+    }
+    whole_precision_ = step_->keys().front().precision;
+    bool any         = false;
+    for (uint32_t i = 0; i < step_->keys().size(); i++) {
+        if (!tier_step_->slot(i)) {
+            continue;
+        }
+        const Precision precision = step_->keys()[i].precision;
+        if (any && precision != whole_precision_) {
+            return;
+        }
+        any              = true;
+        whole_precision_ = precision;
+    }
+    const uint32_t n_used = view_->n_used();
+    if (weights_->n_slots(whole_class()) < n_used) {
+        return;
+    }
+    slot_ids_ = step_->slot_ids(*weights_);
+    for (auto first = slot_ids_.begin(); first != slot_ids_.end(); first += n_used) {
+        int32_t unused = 0;
+        for (auto id = first; id != first + n_used; ++id) {
+            if (*id < 0) {
+                while (std::find(first, first + n_used, unused) != first + n_used) {
+                    unused++;
+                }
+                *id = unused;
+            }
+        }
+    }
+}
+
+int32_t TieredLayer::whole_class() const {
+    return static_cast<int32_t>(weights_->layouts().of({view_->layer_idx, 0, whole_precision_}).class_idx);
+}
+
+Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul,
+                        const std::function<void()> & meanwhile) {
+    meanwhile_ = meanwhile;
+    auto next  = view_->nodes.begin();
     for (int i = first_idx; i < view_->end_idx; ++i) {
         ggml_tensor * node      = ggml_graph_node(graph, i);
         const bool    is_expert = next != view_->nodes.end() && next->node_idx == i;
@@ -182,6 +198,10 @@ Status TieredLayer::add_node(const ExpertNode & node, InnerGraph & inner, Expert
         }
         ExpertMatmul::clear_rows(node, step_->skipped_rows());
     }
+    if (!slot_ids_.empty()) {
+        pending_.push_back(&node); // if nothing is missing as well: cut alike, runs begin with the same nodes
+        return {};
+    }
     ready_.clear();
     for (uint32_t i = 0; i < step_->keys().size(); i++) {
         if (tier_step_->slot(i)) {
@@ -204,21 +224,83 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
         return {};
     }
     pump();
-    if (Status status = compute_host(inner); !status.ok()) {
-        return status;
-    }
+    find_host_shares();
+    part_idxs_.clear();
     for (const ExpertNode * node : pending_) {
-        if (Status status = complete_copies(*node, inner, matmul); !status.ok()) {
+        part_idxs_.push_back(node->part_idx);
+    }
+    const bool is_whole = !slot_ids_.empty();
+    // The host needs its inputs; and without a whole product to come, the device can begin with what it has.
+    if (!host_shares_.empty() || !is_whole) {
+        const bool   wait   = !host_shares_.empty() && !inputs_computed_;
+        const Status status = wait ? inner.compute() : inner.submit();
+        if (!status.ok()) {
             return status;
         }
+    }
+    if (meanwhile_) {
+        std::exchange(meanwhile_, {})();
+    }
+    if (Status status = compute_host(); !status.ok()) {
+        return status;
+    }
+    if (is_whole) {
+        if (Status status = compute_whole(inner, matmul); !status.ok()) {
+            return status;
+        }
+    }
+    if (Status status = send_host(); !status.ok()) {
+        return status;
+    }
+    if (Status status = complete_copies(inner, matmul); !status.ok()) {
+        return status;
     }
     pending_.clear();
     pump(); // into the buffers that came free
     return {};
 }
 
-// The host works on its share of all pending nodes while the device works on what it has and copies arrive.
-Status TieredLayer::compute_host(InnerGraph & inner) {
+// What is resident and, if all copies were begun, what was copied. REQUIRES: no row of the pending nodes was computed
+// yet on the device, since all are written.
+Status TieredLayer::compute_whole(InnerGraph & inner, ExpertMatmul & matmul) {
+    const bool with_copies = copies_.all_begun() && copies_.any_left(part_idxs_);
+    if (with_copies) {
+        if (Status status = copies_.wait(part_idxs_); !status.ok()) {
+            return status;
+        }
+    }
+    for (const ExpertNode * node : pending_) {
+        arrived_.clear();
+        ids_ = slot_ids_;
+        if (with_copies) {
+            copies_.take_arrived(node->part_idx, arrived_, buffers_);
+            weights_->set_buffers(buffers_);
+            // Those in spare slots of the class are multiplied by like all others.
+            const auto is_in_class = [&](uint32_t i) {
+                const int32_t slot_idx = weights_->spare_slot(i, node->part_idx);
+                if (slot_idx < 0 || step_->keys()[i].precision != whole_precision_) {
+                    return false;
+                }
+                for (uint32_t r = 0; r < step_->n_rows(i); r++) {
+                    ids_[step_->rows(i)[r]] = slot_idx;
+                }
+                return true;
+            };
+            arrived_.erase(std::remove_if(arrived_.begin(), arrived_.end(), is_in_class), arrived_.end());
+        }
+        ggml_tensor * ids = inner.ids(ids_, view_->n_used(), view_->n_tokens());
+        if (ids == nullptr) {
+            return Status::error("out of memory for the slot numbers of " + std::to_string(ids_.size()) + " rows");
+        }
+        ExpertMatmul::add_whole(inner, *node, *view_, *weights_, whole_precision_, ids);
+        if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_); !status.ok()) {
+            return status;
+        }
+    }
+    return inner.submit();
+}
+
+void TieredLayer::find_host_shares() {
     host_shares_.clear();
     for (const ExpertNode * node : pending_) {
         HostShare share{node, {}, {}};
@@ -231,17 +313,18 @@ Status TieredLayer::compute_host(InnerGraph & inner) {
             host_shares_.push_back(std::move(share));
         }
     }
+}
+
+// The host works on its share of all pending nodes while the device works on what it has and copies arrive. What is
+// loaded goes into one run.
+Status TieredLayer::compute_host() {
     if (host_shares_.empty()) {
-        return inner.submit();
-    }
-    if (Status status = inputs_computed_ ? inner.submit() : inner.compute(); !status.ok()) {
-        return status;
+        return {};
     }
     if (!host_) {
         host_ = std::make_unique<HostProducts>(device_);
         host_->set_n_threads(n_threads_);
     }
-    // What is loaded goes into one run; what the drive still brings follows as it comes.
     for (const HostShare & share : host_shares_) {
         host_->begin(*share.node);
         if (Status status = host_->add(*share.node, *view_, *step_, *loaded_, share.ready); !status.ok()) {
@@ -256,6 +339,15 @@ Status TieredLayer::compute_host(InnerGraph & inner) {
             step_->loaded().release_part(static_cast<uint32_t>(lease_idxs_[i]), share.node->part_idx);
         }
     }
+    return {};
+}
+
+// The rows of the host's share, and what the drive still brings as it comes.
+Status TieredLayer::send_host() {
+    if (host_shares_.empty()) {
+        return {};
+    }
+    host_->send(*step_);
     for (const HostShare & share : host_shares_) {
         if (Status status = compute_late(share); !status.ok()) {
             return status;
@@ -266,7 +358,7 @@ Status TieredLayer::compute_host(InnerGraph & inner) {
 }
 
 Status TieredLayer::run_host() {
-    const Status status = host_->compute(*step_);
+    const Status status = host_->compute();
     if (host_->work().n_parts > 0) {
         view_->model->tier->on_host_work(host_->work());
     }
@@ -295,6 +387,7 @@ Status TieredLayer::compute_late(const HostShare & share) {
         if (Status status = run_host(); !status.ok()) {
             return status;
         }
+        host_->send(*step_);
         for (uint32_t lease_idx : lease_arrived_) {
             load.release_part(lease_idx, share.node->part_idx);
         }
@@ -302,29 +395,25 @@ Status TieredLayer::compute_late(const HostShare & share) {
     return {};
 }
 
-Status TieredLayer::complete_copies(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul) {
-    const auto is_left = [&](const Copy & copy) { return copy.part_idx == node.part_idx && !copy.used; };
-    buffers_.assign(step_->keys().size(), -1);
-    weights_->set_buffers(buffers_);
-    while (std::any_of(copies_.begin(), copies_.end(), is_left)) {
+Status TieredLayer::complete_copies(InnerGraph & inner, ExpertMatmul & matmul) {
+    while (copies_.any_left(part_idxs_)) {
         pump();
-        if (Status status = wait_for_copy(node); !status.ok()) {
+        if (Status status = copies_.wait(part_idxs_); !status.ok()) {
             return status;
         }
-        arrived_.clear();
-        for (Copy & copy : copies_) {
-            if (is_left(copy) && copy.buffer_idx >= 0 && tier_step_->is_copied(copy.buffer_idx)) {
-                copy.used              = true;
-                buffers_[copy.key_idx] = copy.buffer_idx;
-                arrived_.push_back(copy.key_idx);
-                step_->loaded().release_part(static_cast<uint32_t>(lease_idxs_[copy.key_idx]), copy.part_idx);
+        used_buffers_.clear();
+        for (const ExpertNode * node : pending_) {
+            copies_.take_arrived(node->part_idx, arrived_, buffers_);
+            weights_->set_buffers(buffers_);
+            for (const uint32_t i : arrived_) {
+                used_buffers_.push_back(buffers_[i]);
+            }
+            if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_); !status.ok()) {
+                return status;
             }
         }
-        if (Status status = matmul.add_rows(inner, node, *view_, *step_, *weights_, arrived_); !status.ok()) {
-            return status;
-        }
         // While others wait for a buffer these are given back as soon as they were used; else with the step.
-        if (next_copy_ == copies_.size() && !AheadCopies::pays(*view_)) {
+        if (copies_.all_begun() && !AheadCopies::pays(*view_)) {
             if (Status status = inner.submit(); !status.ok()) {
                 return status;
             }
@@ -333,46 +422,8 @@ Status TieredLayer::complete_copies(const ExpertNode & node, InnerGraph & inner,
         if (Status status = inner.compute(); !status.ok()) {
             return status;
         }
-        for (uint32_t i : arrived_) {
-            tier_step_->release(buffers_[i]);
-        }
-    }
-    return {};
-}
-
-// Waits until a copy of the node's part is complete; of a prompt's, which are many, until half of the ring is.
-Status TieredLayer::wait_for_copy(const ExpertNode & node) {
-    const uint32_t n_buffers = view_->model->tier->shape().n_buffers;
-    uint32_t       n_left    = AheadCopies::pays(*view_) ? std::max(1u, n_buffers / 2) : 1;
-    int32_t        last      = -1;
-    wanted_.clear();
-    for (Copy & copy : copies_) {
-        if (copy.part_idx != node.part_idx || copy.used) {
-            continue;
-        }
-        if (copy.buffer_idx >= 0 && n_left > 0) {
-            last = copy.buffer_idx;
-            n_left--;
-        }
-        wanted_.push_back(static_cast<uint32_t>(lease_idxs_[copy.key_idx]));
-    }
-    if (last >= 0) {
-        tier_step_->wait_copy(last); // they are complete in the order in which they were begun
-        return {};
-    }
-    // None was begun: the drive has not brought one yet, or other steps hold all buffers.
-    lease_wanted_ = wanted_;
-    lease_arrived_.clear();
-    if (Status status = step_->loaded().wait_any(node.part_idx, lease_wanted_, lease_arrived_); !status.ok()) {
-        return status;
-    }
-    for (Copy & copy : copies_) {
-        if (copy.part_idx == node.part_idx && lease_idxs_[copy.key_idx] == static_cast<int32_t>(lease_arrived_[0])) {
-            begin_copy(copy, tier_step_->n_held() == 0);
-            if (copy.buffer_idx >= 0) {
-                tier_step_->wait_copy(copy.buffer_idx);
-            }
-            break;
+        for (const int32_t buffer_idx : used_buffers_) {
+            tier_step_->release(buffer_idx);
         }
     }
     return {};

@@ -5,8 +5,10 @@
 #include "moe/ahead_copies.h"
 #include "moe/device_weights.h"
 #include "moe/host_products.h"
+#include "moe/layer_copies.h"
 #include "tier/step_plan.h"
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -26,41 +28,43 @@ class TieredLayer {
     // Lets go of what was begun for a next layer, too.
     void end_pass() { ahead_.drop(); }
 
-    bool                  all_resident() const { return missing_.empty(); }
+    // Begins copies of what the next layer will probably want, best first, when the link has nothing else to do.
+    // Returns what is neither on the device nor in the host's memory. REQUIRES: begin().
+    std::vector<ExpertKey> expect(const std::vector<ExpertKey> & keys);
+
+    // Whether the layer's nodes may join the run as they are.
+    bool                  joins_run() const { return missing_.empty() && slot_ids_.empty(); }
     const DeviceWeights & weights() const { return *weights_; }
 
-    // Adds the layer's nodes, up to `view.end_idx`; the last ones may be left to the next compute().
-    Status run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul);
+    // Adds the layer's nodes, up to `view.end_idx`; the last ones may be left to the next compute(). `meanwhile` is
+    // called once, while the device works on the experts that it has.
+    Status run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul,
+               const std::function<void()> & meanwhile);
 
   private:
-    struct Copy { // of a matrix into the ring
-        uint32_t key_idx    = 0;
-        uint32_t part_idx   = 0;
-        int32_t  buffer_idx = -1; // not begun
-        bool     used       = false;
-    };
-
     struct HostShare { // of a node: key indices
         const ExpertNode *    node = nullptr;
         std::vector<uint32_t> ready; // loaded when it was begun
         std::vector<uint32_t> late;
     };
 
-    void   plan();
-    void   take_ahead();
-    void   pump();
-    void   begin_copy(Copy & copy, bool wait);
-    Status add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
-    Status complete_all(InnerGraph & inner, ExpertMatmul & matmul);
-    Status compute_host(InnerGraph & inner);
-    Status run_host();
-    Status compute_late(const HostShare & share);
-    Status complete_copies(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
-    Status wait_for_copy(const ExpertNode & node);
-    void   promote();
-    bool   reads_pending(const ggml_tensor * expert_node) const;
-    bool   is_loaded(uint32_t key_idx, uint32_t part_idx) const;
-    Place  place_of(uint32_t key_idx, uint32_t part_idx) const;
+    void    plan();
+    void    pump();
+    void    find_slot_ids();
+    Status  add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
+    Status  complete_all(InnerGraph & inner, ExpertMatmul & matmul);
+    void    find_host_shares();
+    Status  compute_host();
+    Status  send_host();
+    Status  run_host();
+    Status  compute_whole(InnerGraph & inner, ExpertMatmul & matmul);
+    int32_t whole_class() const;
+    Status  compute_late(const HostShare & share);
+    Status  complete_copies(InnerGraph & inner, ExpertMatmul & matmul);
+    void    promote();
+    bool    reads_pending(const ggml_tensor * expert_node) const;
+    bool    is_loaded(uint32_t key_idx, uint32_t part_idx) const;
+    Place   place_of(uint32_t key_idx, uint32_t part_idx) const;
 
     ggml_backend_t                device_;
     std::unique_ptr<HostProducts> host_; // made when it is first needed
@@ -71,18 +75,22 @@ class TieredLayer {
     std::unique_ptr<TierStep>       tier_step_;
     std::optional<DeviceWeights>    weights_;
     std::optional<LoadedWeights>    loaded_;
-    std::vector<uint32_t>           missing_;                // key indices
-    std::vector<int32_t>            lease_idxs_;             // [key] of what is loaded; -1: on the device
-    StepPlan                        plan_;                   // of missing_
-    std::vector<Copy>               copies_;                 // in the order of use
-    size_t                          next_copy_ = 0;          // all before it were begun
-    AheadCopies                     ahead_;                  // of the next layer
+    std::vector<uint32_t>           missing_;    // key indices
+    std::vector<int32_t>            lease_idxs_; // [key] of what is loaded; -1: on the device
+    StepPlan                        plan_;       // of missing_
+    LayerCopies                     copies_;
+    AheadCopies                     ahead_;    // of the next layer
+    std::vector<int32_t>            slot_ids_; // [row] of whole products; empty: rows are gathered
+    Precision                       whole_precision_ = Precision::hi;
+    std::vector<int32_t>            ids_;
     std::vector<const ExpertNode *> pending_;                // nodes without their missing experts' rows
     bool                            inputs_computed_ = true; // of the pending nodes
     std::vector<HostShare>          host_shares_;
-    std::vector<int32_t>            buffers_; // [key]
+    std::function<void()>           meanwhile_;
+    std::vector<int32_t>            buffers_;      // [key]
+    std::vector<int32_t>            used_buffers_; // to be given back
     std::vector<ExpertKey>          hi_keys_;
-    std::vector<uint32_t>           ready_, wanted_, arrived_, lease_wanted_, lease_arrived_;
+    std::vector<uint32_t>           ready_, arrived_, part_idxs_, lease_wanted_, lease_arrived_;
 };
 
 } // namespace hobbit

@@ -117,10 +117,15 @@ uint32_t PrefetchPlanner::depth_now(const Loader & loader) {
 }
 
 const std::vector<ExpertKey> & PrefetchPlanner::plan(const Loader & loader, const PrecisionPolicy & precision,
-                                                     const GateLogits & gates) {
+                                                     const GateLogits & gates, const FindResident & find_resident) {
     if (record_) {
         record(gates);
     }
+    const FindResident of_loader = [&loader](uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_idxs,
+                                             Resident * resident) {
+        loader.find_resident(layer_idx, expert_idxs, n_idxs, resident);
+    };
+    const FindResident & find = find_resident ? find_resident : of_loader;
     guesses_.clear();
     keys_.clear();
     expected_.clear();
@@ -141,7 +146,7 @@ const std::vector<ExpertKey> & PrefetchPlanner::plan(const Loader & loader, cons
             target.gate_logits = gates.of_layer[target.layer_idx]; // beyond the last layer another token follows
         }
         const float nearness  = 1.0f - static_cast<float>(distance) / static_cast<float>(n);
-        const bool  is_absent = add_layer(loader, precision, target, nearness);
+        const bool  is_absent = add_layer(find, precision, target, nearness);
         if (is_absent && kind_ == HorizonKind::first_gap) {
             break;
         }
@@ -158,7 +163,7 @@ const std::vector<ExpertKey> & PrefetchPlanner::plan(const Loader & loader, cons
     return keys_;
 }
 
-bool PrefetchPlanner::add_layer(const Loader & loader, const PrecisionPolicy & precision,
+bool PrefetchPlanner::add_layer(const FindResident & find_resident, const PrecisionPolicy & precision,
                                 const PredictionTarget & target, float nearness) {
     rows_.clear();
     const uint32_t n_rows = predictor_->predict(target, rows_);
@@ -171,9 +176,9 @@ bool PrefetchPlanner::add_layer(const Loader & loader, const PrecisionPolicy & p
     const size_t first      = expected_.size();
     bool         any_absent = false;
     for (uint32_t r = 0; r < n_rows; r++) {
-        any_absent =
-            add_row(loader, precision, target, rows_.data() + static_cast<size_t>(r) * target.n_expert, nearness) ||
-            any_absent;
+        any_absent = add_row(find_resident, precision, target, rows_.data() + static_cast<size_t>(r) * target.n_expert,
+                             nearness) ||
+                     any_absent;
         expect(target, first, rows_.data() + static_cast<size_t>(r) * target.n_expert);
         if (bet != nullptr) {
             bet->expert_idxs.insert(bet->expert_idxs.end(), ids_.begin(), ids_.begin() + model_.n_used);
@@ -210,8 +215,8 @@ uint32_t PrefetchPlanner::n_candidates(const float * row) const {
 }
 
 // One token: its likeliest experts, each in the copy that the precision policy would pick if the guess is right.
-bool PrefetchPlanner::add_row(const Loader & loader, const PrecisionPolicy & precision, const PredictionTarget & target,
-                              const float * row, float nearness) {
+bool PrefetchPlanner::add_row(const FindResident & find_resident, const PrecisionPolicy & precision,
+                              const PredictionTarget & target, const float * row, float nearness) {
     const uint32_t max_n = std::min(target.n_expert, 2 * model_.n_used);
     ids_.resize(target.n_expert);
     std::iota(ids_.begin(), ids_.end(), 0);
@@ -227,7 +232,7 @@ bool PrefetchPlanner::add_row(const Loader & loader, const PrecisionPolicy & pre
     resident_.resize(n);
     weights_.resize(n);
     choices_.assign(n, Choice::hi);
-    loader.find_resident(target.layer_idx, ids_.data(), n, resident_.data());
+    find_resident(target.layer_idx, ids_.data(), n, resident_.data());
     float sum = 0.0f;
     for (uint32_t i = 0; i < n; i++) {
         weights_[i] = row[ids_[i]];

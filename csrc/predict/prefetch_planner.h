@@ -12,6 +12,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,10 @@ struct GateLogits {
     uint32_t                   n_tokens = 0;
     std::vector<const float *> of_layer; // [n_layers]: [n_tokens][n_expert], or nullptr
 };
+
+// The best copy of each of a layer's experts that computing may begin with: expert_idxs [n], resident [n].
+using FindResident =
+    std::function<void(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * resident)>;
 
 // How often the guesses were right, by distance. Shared by the contexts of a model, read from any thread.
 struct PredictionCounts {
@@ -53,8 +58,9 @@ class PrefetchPlanner {
     void observe(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens);
 
     // What the layers after it will probably want, best first, resident copies included. After observe().
+    // What is resident is asked of `find_resident`, where that is not the loader (DeviceTier::find_resident).
     const std::vector<ExpertKey> & plan(const Loader & loader, const PrecisionPolicy & precision,
-                                        const GateLogits & gates);
+                                        const GateLogits & gates, const FindResident & find_resident = {});
     // The same layers' candidates, whatever is resident and in which copy: for the eviction policy. After plan().
     const std::vector<ExpectedUse> & expected() const { return expected_; }
 
@@ -73,10 +79,10 @@ class PrefetchPlanner {
     void     expect(const PredictionTarget & target, size_t first, const float * row);
     void     settle(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_tokens);
     uint32_t depth_now(const Loader & loader);
-    bool     add_layer(const Loader & loader, const PrecisionPolicy & precision, const PredictionTarget & target,
-                       float nearness); // returns whether something is absent
-    bool     add_row(const Loader & loader, const PrecisionPolicy & precision, const PredictionTarget & target,
-                     const float * row, float nearness);
+    bool     add_layer(const FindResident & find_resident, const PrecisionPolicy & precision,
+                       const PredictionTarget & target, float nearness); // returns whether something is absent
+    bool add_row(const FindResident & find_resident, const PrecisionPolicy & precision, const PredictionTarget & target,
+                 const float * row, float nearness);
     uint32_t n_candidates(const float * row) const;
 
     HorizonKind                kind_;

@@ -29,16 +29,44 @@ void CopyQueue::push(const CopyJob & job, bool is_demand) {
     assert(job.n_bytes > 0);
     {
         MutexLock lock(mu_);
-        (is_demand ? demand_ : background_).push_back(job);
+        (is_demand ? demand_ : background_).push_back({job, false});
     }
     changed_.notify_all();
+}
+
+void CopyQueue::raise(uint64_t tag) {
+    MutexLock  lock(mu_);
+    const auto found =
+        std::find_if(background_.begin(), background_.end(), [tag](const Queued & q) { return q.job.tag == tag; });
+    if (found != background_.end()) {
+        demand_.push_back(*found);
+        background_.erase(found);
+    }
+}
+
+bool CopyQueue::cancel(uint64_t tag) {
+    MutexLock lock(mu_);
+    for (std::deque<Queued> * jobs : {&demand_, &background_}) {
+        const auto found =
+            std::find_if(jobs->begin(), jobs->end(), [tag](const Queued & q) { return q.job.tag == tag; });
+        if (found == jobs->end()) {
+            continue;
+        }
+        if (found->is_begun) {
+            found->job.n_bytes = 0;
+            return false;
+        }
+        jobs->erase(found);
+        return true;
+    }
+    return false; // its last chunk is under way
 }
 
 uint64_t CopyQueue::n_demand_bytes() const {
     MutexLock lock(mu_);
     uint64_t  n = 0;
-    for (const CopyJob & job : demand_) {
-        n += job.n_bytes;
+    for (const Queued & queued : demand_) {
+        n += queued.job.n_bytes;
     }
     return n;
 }
@@ -50,13 +78,14 @@ CopyStats CopyQueue::stats() const {
 
 CopyQueue::Chunk CopyQueue::take_chunk() {
     Chunk chunk;
-    chunk.is_demand            = !demand_.empty();
-    std::deque<CopyJob> & jobs = chunk.is_demand ? demand_ : background_;
-    CopyJob &             job  = jobs.front();
-    chunk.job                  = job;
-    chunk.job.n_bytes          = std::min(job.n_bytes, chunk_bytes_);
-    chunk.is_last              = chunk.job.n_bytes == job.n_bytes;
-    uint64_t & n_copied        = chunk.is_demand ? stats_.demand_bytes : stats_.background_bytes;
+    chunk.is_demand           = !demand_.empty();
+    std::deque<Queued> & jobs = chunk.is_demand ? demand_ : background_;
+    CopyJob &            job  = jobs.front().job;
+    jobs.front().is_begun     = true;
+    chunk.job                 = job;
+    chunk.job.n_bytes         = std::min(job.n_bytes, chunk_bytes_);
+    chunk.is_last             = chunk.job.n_bytes == job.n_bytes;
+    uint64_t & n_copied       = chunk.is_demand ? stats_.demand_bytes : stats_.background_bytes;
     n_copied += chunk.job.n_bytes;
     if (chunk.is_last) {
         jobs.pop_front();
@@ -66,6 +95,12 @@ CopyQueue::Chunk CopyQueue::take_chunk() {
         job.n_bytes -= chunk.job.n_bytes;
     }
     return chunk;
+}
+
+void CopyQueue::complete(const Chunk & chunk) {
+    if (chunk.is_last) {
+        done_(chunk.job.tag);
+    }
 }
 
 void CopyQueue::run() {
@@ -94,14 +129,21 @@ void CopyQueue::run() {
                 return; // closing
             }
         }
+        if (has_next && next.job.n_bytes == 0) { // what was begun of it has to be complete
+            if (is_busy) {
+                memory_.wait(0);
+                complete(under_way);
+            }
+            complete(next);
+            is_busy = false;
+            continue;
+        }
         if (has_next) {
             memory_.copy(next.job.area_idx, next.job.offset, next.job.src, next.job.n_bytes);
         }
         if (is_busy) {
             memory_.wait(has_next ? 1 : 0);
-            if (under_way.is_last) {
-                done_(under_way.job.tag);
-            }
+            complete(under_way);
         }
         under_way = next;
         is_busy   = has_next;

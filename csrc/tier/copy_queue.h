@@ -41,30 +41,40 @@ class CopyQueue {
     CopyQueue & operator=(const CopyQueue &) = delete;
 
     void push(const CopyJob & job, bool is_demand);
+    // A job of the background is waited for now.
+    void raise(uint64_t tag);
+    // Gives a job up. True: nothing of it was begun and it has no completion. False: it completes soon, with what was
+    // begun of it alone.
+    bool cancel(uint64_t tag);
 
     uint64_t  n_demand_bytes() const; // queued and not begun
     CopyStats stats() const;
 
   private:
+    struct Queued {
+        CopyJob job; // what is left of it
+        bool    is_begun = false;
+    };
     struct Chunk {
-        CopyJob job; // of this chunk alone
+        CopyJob job; // of this chunk alone; 0 bytes: of a job that was given up
         bool    is_last   = false;
         bool    is_demand = false;
     };
 
     void  run();
+    void  complete(const Chunk & chunk);
     Chunk take_chunk() HOBBIT_REQUIRES(mu_);
 
     DeviceMemory & memory_;
     const uint64_t chunk_bytes_;
     const Done     done_;
 
-    mutable Mutex                   mu_;
-    CondVar                         changed_;
-    std::deque<CopyJob> demand_     HOBBIT_GUARDED_BY(mu_);
-    std::deque<CopyJob> background_ HOBBIT_GUARDED_BY(mu_);
-    CopyStats stats_                HOBBIT_GUARDED_BY(mu_);
-    bool closing_                   HOBBIT_GUARDED_BY(mu_) = false;
+    mutable Mutex                  mu_;
+    CondVar                        changed_;
+    std::deque<Queued> demand_     HOBBIT_GUARDED_BY(mu_);
+    std::deque<Queued> background_ HOBBIT_GUARDED_BY(mu_);
+    CopyStats stats_               HOBBIT_GUARDED_BY(mu_);
+    bool closing_                  HOBBIT_GUARDED_BY(mu_) = false;
 
     std::thread thread_; // last: it uses the others
 };

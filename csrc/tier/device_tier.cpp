@@ -23,7 +23,7 @@ DeviceTier::DeviceTier(const CopyLayouts & layouts, const std::vector<uint32_t> 
     : layouts_(layouts), shape_(shape), options_(options),
       policy_(make_eviction_policy({options.eviction, {}}, {n_expert, 0.25})),
       cache_(layouts, shape.n_slots, [this](ExpertKey key) { return policy_->score(key); }),
-      buffers_(shape.n_buffers, BufferState::free),
+      buffers_(shape.n_one_use(), BufferState::free), buffer_holds_(shape.n_one_use()),
       queue_(memory, options.chunk_bytes, [this](uint64_t tag) { on_copied(tag); }) {
     MutexLock lock(mu_);
     for (const uint32_t n : shape.n_slots) {
@@ -31,7 +31,13 @@ DeviceTier::DeviceTier(const CopyLayouts & layouts, const std::vector<uint32_t> 
     }
 }
 
-DeviceTier::~DeviceTier() { finish_promotions(); }
+DeviceTier::~DeviceTier() {
+    finish_promotions();
+    MutexLock lock(mu_);
+    while (std::find(buffers_.begin(), buffers_.end(), BufferState::abandoned) != buffers_.end()) {
+        changed_.wait(mu_);
+    }
+}
 
 DeviceTier::SlotState & DeviceTier::state_of(SlotRef slot) {
     return states_[static_cast<size_t>(slot.class_idx)][static_cast<size_t>(slot.slot_idx)];
@@ -140,15 +146,18 @@ bool DeviceTier::has_free_slot_for(ExpertKey key) const {
 }
 
 void DeviceTier::on_copied(uint64_t tag) {
-    Promotion done;
+    Promotion                   done;
+    std::shared_ptr<const void> given_up;
     {
         MutexLock lock(mu_);
         if ((tag & promotion_tag) == 0) {
-            buffers_[tag] = BufferState::ready;
+            given_up      = std::move(buffer_holds_[tag]);
+            buffers_[tag] = buffers_[tag] == BufferState::abandoned ? BufferState::free : BufferState::ready;
         } else if (--promotions_[tag & ~promotion_tag].n_parts_left == 0) {
             done = std::move(promotions_[tag & ~promotion_tag]);
         }
     }
+    given_up.reset(); // without the lock, as below
     if (done.slot) {
         // Without the lock, since it may call into the loader; and first, so that what a finished promotion held is
         // free.

@@ -25,20 +25,44 @@ namespace hobbit {
 struct TierOptions {
     uint64_t    expert_bytes     = 0;        // slots
     double      lo_share         = 0.5;      // of expert_bytes, for lo copies (if the model has any)
-    uint64_t    ring_bytes       = 64 << 20; // at least three buffers of the largest matrix are made, at most 64
+    uint64_t    ring_bytes       = 96 << 20; // for copies of one use: room for at least three matrices, at most 64
+    uint64_t    small_part_bytes = 8 << 20;  // a model without larger matrices has spare slots instead of a ring
     uint64_t    chunk_bytes      = 4 << 20;
     double      promotion_margin = 1.0; // uses that a newcomer must be ahead of what would go: less is noise
     std::string eviction         = "frequency";
 };
 
+// The buffers that a matrix can be copied into for one use.
+struct OneUseBuffers {
+    uint32_t first_idx    = 0;
+    uint32_t n            = 0;
+    uint32_t area_idx     = 0;
+    uint64_t first_offset = 0; // in the area
+    uint64_t stride       = 0;
+
+    uint64_t offset(int32_t buffer_idx) const {
+        return first_offset + (static_cast<uint64_t>(buffer_idx) - first_idx) * stride;
+    }
+};
+
 // How the device's memory is divided: an area for each class of slots, then one for the ring.
+//
+// Copies of one use go into the ring's buffers, which take any matrix. Where all matrices are small they go into spare
+// slots behind those of their class instead: then one product takes what is resident and what was copied alike, and to
+// begin a product is what small matrices cost.
 struct TierShape {
-    std::vector<uint32_t> n_slots; // [class]
-    uint64_t              buffer_bytes = 0;
+    std::vector<uint32_t> n_slots;          // [class]
+    std::vector<uint32_t> n_spare;          // [class]; 0: there is a ring
+    uint64_t              buffer_bytes = 0; // of the ring
     uint32_t              n_buffers    = 0;
     std::vector<uint64_t> area_bytes; // [class], then the ring
 
+    bool     has_ring() const { return n_buffers > 0; }
     uint32_t ring_area() const { return static_cast<uint32_t>(n_slots.size()); }
+    uint32_t n_one_use() const; // buffers for copies of one use
+
+    // REQUIRES: the key's layout is of the layouts that the shape was made for.
+    OneUseBuffers one_use(const CopyLayouts & layouts, ExpertKey key, uint32_t part_idx) const;
 };
 
 // `largest_bytes`: room that the largest single matrix needs. `max_area_bytes`: of a device that has such a limit.
@@ -74,6 +98,7 @@ class DeviceTier {
 
     const CopyLayouts & layouts() const { return layouts_; }
     const TierShape &   shape() const { return shape_; }
+    OneUseBuffers one_use(ExpertKey key, uint32_t part_idx) const { return shape_.one_use(layouts_, key, part_idx); }
 
     // Tells the eviction policy what a layer routed.
     void on_route(const Routing & routing);
@@ -109,7 +134,7 @@ class DeviceTier {
   private:
     friend class TierStep;
     enum class SlotState : uint8_t { free, copying, ready };
-    enum class BufferState : uint8_t { free, copying, ready };
+    enum class BufferState : uint8_t { free, copying, ready, abandoned }; // the last: free once the copy is complete
     struct Promotion {
         SlotRef                     slot;
         ExpertKey                   key;
@@ -127,17 +152,18 @@ class DeviceTier {
     const TierOptions    options_;
     std::vector<int32_t> fixed_slots_; // [layer]; written before graphs are computed
 
-    mutable Mutex                               mu_;
-    CondVar                                     changed_; // a copy is complete, or a buffer free
-    std::unique_ptr<EvictionPolicy> policy_     HOBBIT_GUARDED_BY(mu_);
-    ExpertCache cache_                          HOBBIT_GUARDED_BY(mu_);
-    std::vector<std::vector<SlotState>> states_ HOBBIT_GUARDED_BY(mu_); // [class][slot]
-    std::vector<BufferState> buffers_           HOBBIT_GUARDED_BY(mu_);
-    std::vector<Promotion> promotions_          HOBBIT_GUARDED_BY(mu_); // slab
-    uint64_t promoting_bytes_                   HOBBIT_GUARDED_BY(mu_) = 0;
-    uint32_t n_promoting_                       HOBBIT_GUARDED_BY(mu_) = 0;
-    TierStats stats_                            HOBBIT_GUARDED_BY(mu_); // without n_evictions and copy
-    CostMeter meter_                            HOBBIT_GUARDED_BY(mu_);
+    mutable Mutex                                          mu_;
+    CondVar                                                changed_; // a copy is complete, or a buffer free
+    std::unique_ptr<EvictionPolicy> policy_                HOBBIT_GUARDED_BY(mu_);
+    ExpertCache cache_                                     HOBBIT_GUARDED_BY(mu_);
+    std::vector<std::vector<SlotState>> states_            HOBBIT_GUARDED_BY(mu_); // [class][slot]
+    std::vector<BufferState> buffers_                      HOBBIT_GUARDED_BY(mu_);
+    std::vector<std::shared_ptr<const void>> buffer_holds_ HOBBIT_GUARDED_BY(mu_); // [buffer], of abandoned ones
+    std::vector<Promotion> promotions_                     HOBBIT_GUARDED_BY(mu_); // slab
+    uint64_t promoting_bytes_                              HOBBIT_GUARDED_BY(mu_) = 0;
+    uint32_t n_promoting_                                  HOBBIT_GUARDED_BY(mu_) = 0;
+    TierStats stats_                                       HOBBIT_GUARDED_BY(mu_); // without n_evictions and copy
+    CostMeter meter_                                       HOBBIT_GUARDED_BY(mu_);
 
     CopyQueue queue_; // last: its thread uses the others
 };
@@ -153,15 +179,18 @@ class TierStep {
     // None: not on the device.
     SlotRef slot(uint32_t key_idx) const { return slots_[key_idx]; }
 
-    // Begins to copy a matrix into a buffer of the ring and returns its index; -1 if none is free. With `wait`, waits
-    // for one that other steps hold. REQUIRES with `wait`: this step holds none (or both might wait for each other).
-    int32_t begin_copy(const std::byte * src, uint64_t n_bytes, bool wait);
-    // Takes over a buffer that another step holds.
+    // Begins to copy a matrix for one use and returns its buffer; -1 if none is free. With `wait`, waits for one that
+    // other steps hold. REQUIRES with `wait`: this step holds none (or both might wait for each other). Without
+    // `is_demand` it goes when no step waits for the link.
+    int32_t begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand = true);
+    // Takes over a buffer that another step holds; its copy is waited for now.
     void adopt(TierStep & from, int32_t buffer_idx);
+    // Gives up a copy that has not begun, and its buffer. False: it has.
+    bool cancel(int32_t buffer_idx);
+    // Gives up all buffers without waiting: what was not begun is not copied. `hold` keeps the sources of what was.
+    void abandon(const std::shared_ptr<const void> & hold);
     bool is_copied(int32_t buffer_idx) const;
     void wait_copy(int32_t buffer_idx);
-    // The buffer's data, as an offset into the ring's area.
-    uint64_t offset(int32_t buffer_idx) const { return static_cast<uint64_t>(buffer_idx) * tier_.shape_.buffer_bytes; }
     // What reads the buffer was computed. REQUIRES: wait_copy().
     void     release(int32_t buffer_idx);
     uint32_t n_held() const { return static_cast<uint32_t>(held_.size()); }

@@ -23,16 +23,18 @@ StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts &
         return host_us(experts[a], experts[a].last_bytes, costs) > host_us(experts[b], experts[b].last_bytes, costs);
     });
 
-    // Prefix sums over the first matrices (n of them copied) and the last ones.
+    // Prefix sums over the first matrices (n of them copied) and the last ones, without those that are there.
     std::vector<double> first_copy{0}, first_host{0}, last_copy{0}, last_host{0};
     for (const size_t i : order) {
         const MissingExpert & e = experts[i];
-        for (uint32_t j = 0; j < e.n_first; j++) {
+        for (uint32_t j = e.n_there; j < e.n_first; j++) {
             first_copy.push_back(first_copy.back() + static_cast<double>(e.first_bytes) * costs.copy_us_per_byte);
             first_host.push_back(first_host.back() + host_us(e, e.first_bytes, costs));
         }
-        last_copy.push_back(last_copy.back() + static_cast<double>(e.last_bytes) * costs.copy_us_per_byte);
-        last_host.push_back(last_host.back() + host_us(e, e.last_bytes, costs));
+        if (e.n_there <= e.n_first) {
+            last_copy.push_back(last_copy.back() + static_cast<double>(e.last_bytes) * costs.copy_us_per_byte);
+            last_host.push_back(last_host.back() + host_us(e, e.last_bytes, costs));
+        }
     }
 
     StepPlan best;
@@ -54,13 +56,15 @@ StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts &
     }
 
     best.places.resize(experts.size());
-    size_t n_first = 0;
-    for (size_t rank = 0; rank < order.size(); rank++) {
-        std::vector<Place> & places = best.places[order[rank]];
-        for (uint32_t j = 0; j < experts[order[rank]].n_first; j++) {
-            places.push_back(n_first++ < best_first ? Place::device : Place::host);
+    size_t     n_first = 0, n_last = 0;
+    const auto place = [](bool is_copied) { return is_copied ? Place::device : Place::host; };
+    for (const size_t i : order) {
+        const MissingExpert & e      = experts[i];
+        std::vector<Place> &  places = best.places[i];
+        for (uint32_t j = 0; j < e.n_first; j++) {
+            places.push_back(place(j < e.n_there || n_first++ < best_first));
         }
-        places.push_back(rank < best_last ? Place::device : Place::host);
+        places.push_back(place(e.n_there > e.n_first || n_last++ < best_last));
     }
     return best;
 }

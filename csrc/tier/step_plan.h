@@ -38,6 +38,7 @@ struct MissingExpert {
     uint64_t  first_bytes = 0; // of each of its first matrices (up, gate)
     uint32_t  n_first     = 2; // how many of them
     uint64_t  last_bytes  = 0; // of its last (down)
+    uint32_t  n_there     = 0; // of all, in the order of use: copied already, or on their way
 };
 
 struct StepPlan {

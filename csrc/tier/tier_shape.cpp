@@ -9,24 +9,69 @@ namespace {
 constexpr uint32_t min_buffers = 3; // one in use, one being copied, one behind it
 constexpr uint32_t max_buffers = 64;
 
+// Spare slots for each class, if copies of one use go into such; 0: there is a ring.
+uint32_t n_spare_slots(const CopyLayouts & layouts, uint64_t largest_bytes, const TierOptions & options) {
+    uint64_t one_each = 0; // a slot of every class
+    uint32_t n_used   = 0;
+    for (const SizeClass & size_class : layouts.classes) {
+        one_each += size_class.slot_bytes;
+        n_used = std::max(n_used, size_class.max_n_used);
+    }
+    if (one_each == 0 || largest_bytes > options.small_part_bytes) {
+        return 0;
+    }
+    const auto n = static_cast<uint32_t>(std::clamp<uint64_t>(options.ring_bytes / one_each, min_buffers, max_buffers));
+    return n >= n_used ? n : 0; // all that a token may miss
+}
+
 } // namespace
 
 TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64_t max_area_bytes,
                      const TierOptions & options) {
     TierShape shape;
-    shape.n_slots = split_budget(layouts.classes, options.expert_bytes, options.lo_share);
+    shape.n_slots         = split_budget(layouts.classes, options.expert_bytes, options.lo_share);
+    const uint32_t spare  = n_spare_slots(layouts, largest_bytes, options);
+    bool           all_in = true;
     for (size_t i = 0; i < shape.n_slots.size(); i++) {
         const uint64_t slot_bytes = layouts.classes[i].slot_bytes;
-        shape.n_slots[i] = static_cast<uint32_t>(std::min<uint64_t>(shape.n_slots[i], max_area_bytes / slot_bytes));
-        shape.area_bytes.push_back(shape.n_slots[i] * slot_bytes);
+        const uint64_t most       = max_area_bytes / slot_bytes;
+        all_in                    = all_in && spare <= most;
+        shape.n_slots[i] = static_cast<uint32_t>(std::min<uint64_t>(shape.n_slots[i], all_in ? most - spare : most));
+    }
+    shape.n_spare.assign(shape.n_slots.size(), all_in ? spare : 0);
+    for (size_t i = 0; i < shape.n_slots.size(); i++) {
+        shape.area_bytes.push_back((shape.n_slots[i] + shape.n_spare[i]) * layouts.classes[i].slot_bytes);
     }
     shape.buffer_bytes = largest_bytes;
-    if (largest_bytes > 0) {
+    if (largest_bytes > 0 && (spare == 0 || !all_in)) {
         const uint64_t wanted = std::min(options.ring_bytes, max_area_bytes) / largest_bytes;
         shape.n_buffers       = static_cast<uint32_t>(std::clamp<uint64_t>(wanted, min_buffers, max_buffers));
     }
     shape.area_bytes.push_back(shape.n_buffers * shape.buffer_bytes);
     return shape;
+}
+
+uint32_t TierShape::n_one_use() const {
+    uint32_t n = n_buffers;
+    for (const uint32_t n_of_class : n_spare) {
+        n += n_of_class * max_parts;
+    }
+    return n;
+}
+
+OneUseBuffers TierShape::one_use(const CopyLayouts & layouts, ExpertKey key, uint32_t part_idx) const {
+    if (has_ring()) {
+        return {0, n_buffers, ring_area(), 0, buffer_bytes};
+    }
+    const CopyLayout & layout     = layouts.of(key);
+    const uint64_t     slot_bytes = layouts.classes[layout.class_idx].slot_bytes;
+    uint32_t           first_idx  = 0;
+    for (uint32_t i = 0; i < layout.class_idx; i++) {
+        first_idx += n_spare[i] * max_parts;
+    }
+    const uint32_t n = n_spare[layout.class_idx];
+    return {first_idx + part_idx * n, n, layout.class_idx,
+            n_slots[layout.class_idx] * slot_bytes + layout.parts[part_idx].data_offset, slot_bytes};
 }
 
 } // namespace hobbit

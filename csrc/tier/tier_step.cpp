@@ -23,15 +23,17 @@ TierStep::~TierStep() {
     }
 }
 
-int32_t TierStep::begin_copy(const std::byte * src, uint64_t n_bytes, bool wait) {
-    assert(n_bytes <= tier_.shape_.buffer_bytes && !(wait && !held_.empty()));
-    int32_t buffer_idx = -1;
+int32_t TierStep::begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand) {
+    assert(!(wait && !held_.empty()));
+    const OneUseBuffers one_use    = tier_.one_use(key, part_idx);
+    int32_t             buffer_idx = -1;
     {
         MutexLock lock(tier_.mu_);
         auto &    buffers = tier_.buffers_;
         for (;;) {
-            const auto found = std::find(buffers.begin(), buffers.end(), DeviceTier::BufferState::free);
-            if (found != buffers.end()) {
+            const auto end   = buffers.begin() + one_use.first_idx + one_use.n;
+            const auto found = std::find(end - one_use.n, end, DeviceTier::BufferState::free);
+            if (found != end) {
                 *found     = DeviceTier::BufferState::copying;
                 buffer_idx = static_cast<int32_t>(found - buffers.begin());
                 break;
@@ -44,16 +46,46 @@ int32_t TierStep::begin_copy(const std::byte * src, uint64_t n_bytes, bool wait)
         tier_.stats_.n_device_parts++;
     }
     held_.push_back(buffer_idx);
-    tier_.queue_.push({static_cast<uint64_t>(buffer_idx), tier_.shape_.ring_area(), offset(buffer_idx), src, n_bytes},
-                      true);
+    tier_.queue_.push({static_cast<uint64_t>(buffer_idx), one_use.area_idx, one_use.offset(buffer_idx), src,
+                       tier_.layouts_.of(key).parts[part_idx].n_bytes},
+                      is_demand);
     return buffer_idx;
 }
 
 void TierStep::adopt(TierStep & from, int32_t buffer_idx) {
     from.held_.erase(std::find(from.held_.begin(), from.held_.end(), buffer_idx));
     held_.push_back(buffer_idx);
+    tier_.queue_.raise(static_cast<uint64_t>(buffer_idx));
     MutexLock lock(tier_.mu_);
     tier_.stats_.n_ahead_parts++;
+}
+
+bool TierStep::cancel(int32_t buffer_idx) {
+    if (!tier_.queue_.cancel(static_cast<uint64_t>(buffer_idx))) {
+        return false;
+    }
+    release(buffer_idx);
+    return true;
+}
+
+void TierStep::abandon(const std::shared_ptr<const void> & hold) {
+    if (held_.empty()) {
+        return;
+    }
+    for (const int32_t buffer_idx : held_) {
+        const auto tag       = static_cast<uint64_t>(buffer_idx);
+        const bool was_begun = !tier_.queue_.cancel(tag);
+        MutexLock  lock(tier_.mu_);
+        auto &     state = tier_.buffers_[tag];
+        if (was_begun && state == DeviceTier::BufferState::copying) {
+            state                    = DeviceTier::BufferState::abandoned;
+            tier_.buffer_holds_[tag] = hold;
+        } else {
+            state = DeviceTier::BufferState::free;
+        }
+    }
+    held_.clear();
+    tier_.changed_.notify_all();
 }
 
 bool TierStep::is_copied(int32_t buffer_idx) const {

@@ -128,6 +128,7 @@ class TierOptions:
     expert_bytes: int
     lo_share: float
     ring_bytes: int
+    small_part_bytes: int
     chunk_bytes: int
     promotion_margin: float
     eviction: str

@@ -145,6 +145,32 @@ def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefe
     assert 0 < stats.n_ahead_parts < stats.n_device_parts
 
 
+@pytest.mark.parametrize("host_compute", [True, False])
+def test_tokens_copy_ahead(tiny_model: ModelFactory, stock_reference: StockReference, host_compute: bool) -> None:
+    """What the next router will probably choose is on its way before it chose; wrong guesses change nothing."""
+    path = tiny_model("qwen3moe")
+    prompt, tokens = make_prompt(1), make_prompt(20, seed=1)
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
+            expert_memory=arena_bytes(path, ArenaSize.ALL),
+            host_compute=host_compute,
+        )
+    ) as model:
+        eval_logits(model, make_prompt(64), [])  # from here on the experts are in main memory
+        model.reset()
+        before = model.stats()
+        logits = eval_logits(model, prompt, tokens)
+        stats = model.stats().since(before)
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+        model._engine.check_invariants()
+    assert_identical(logits, stock_reference(path, prompt, tokens))
+    assert 0 < stats.n_ahead_parts < stats.n_device_parts
+    assert stats.read_bytes == 0
+
+
 def test_what_is_served_in_lo_is_promoted_in_hi(tiny_model: ModelFactory) -> None:
     """Where the device has room for what is used much, a policy that never asks for hi ends up with hi."""
     path = tiny_model("qwen3moe")

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 using namespace hobbit;
@@ -105,6 +106,18 @@ TEST_CASE("guesses are wanted in the copy that the precision policy would choose
     CHECK(plan.at(0, *make_thresholds(0.0f, 0.0f, false)).size() == 2);
     plan.bench.loader.clear();
     CHECK(plan.at(0, *make_thresholds(0.0f, 0.0f, false)) == std::vector<ExpertKey>{hi(1, 2)}); // the other is skipped
+}
+
+TEST_CASE("what is resident may be another's to say") {
+    Plan plan({"stacked-gates", "fixed", 1}, true);
+    give_gates(plan);
+    const auto         thresholds = make_thresholds(0.0f, 1.0f, false);
+    const FindResident all_hi     = [](uint16_t, const int32_t *, uint32_t n, Resident * resident) {
+        std::fill(resident, resident + n, Resident::hi);
+    };
+    CHECK(plan.at(0, *thresholds) == std::vector<ExpertKey>{hi(1, 2), {1, 5, Precision::lo}});
+    CHECK(plan.planner.plan(plan.bench.loader, *thresholds, plan.gates, all_hi) ==
+          std::vector<ExpertKey>{hi(1, 2), hi(1, 5)});
 }
 
 TEST_CASE("recall counts what was guessed, by distance") {

@@ -101,6 +101,56 @@ TEST_CASE("demands keep their order") {
     CHECK(done.wait_for(10) == tags);
 }
 
+TEST_CASE("a background copy that is waited for passes the others") {
+    const auto  bytes = some_bytes(100'000);
+    FakeDevice  device({100'000, 10'000, 10'000}, 0.2);
+    Completions done;
+    CopyQueue   queue(device, 1'000, done.callback());
+    queue.push({1, 0, 0, bytes.data(), bytes.size()}, false);
+    queue.push({2, 1, 0, bytes.data(), 2'000}, false);
+    queue.push({3, 2, 0, bytes.data(), 2'000}, false);
+    queue.raise(3);
+    queue.raise(9); // nobody's
+    CHECK(done.wait_for(3) == std::vector<uint64_t>{3, 1, 2});
+    CHECK(std::equal(bytes.begin(), bytes.begin() + 2'000, device.data(2, 0)));
+}
+
+TEST_CASE("a copy that was given up before it began never happens") {
+    const auto  bytes = some_bytes(20'000);
+    FakeDevice  device({20'000, 10'000}, 0.2);
+    Completions done;
+    CopyQueue   queue(device, 1'000, done.callback());
+    queue.push({1, 0, 0, bytes.data(), bytes.size()}, true);
+    queue.push({2, 1, 0, bytes.data(), 2'000}, true);
+    queue.push({3, 1, 2'000, bytes.data(), 2'000}, false);
+    CHECK(queue.cancel(2));
+    CHECK(queue.cancel(3));
+    CHECK_FALSE(queue.cancel(2)); // it is not there any more
+    CHECK(done.wait_for(1) == std::vector<uint64_t>{1});
+    queue.push({4, 1, 4'000, bytes.data(), 2'000}, true);
+    CHECK(done.wait_for(2) == std::vector<uint64_t>{1, 4});
+    CHECK(device.begun().size() == 22);
+}
+
+TEST_CASE("of a copy that was given up on its way only what was begun is copied, and then it is complete") {
+    const auto  bytes = some_bytes(100'000);
+    FakeDevice  device({100'000, 2'000}, 0.2);
+    Completions done;
+    CopyQueue   queue(device, 1'000, done.callback());
+    queue.push({1, 0, 0, bytes.data(), bytes.size()}, true);
+    while (device.begun().size() < 3) {
+        std::this_thread::yield();
+    }
+    CHECK_FALSE(queue.cancel(1));
+    queue.push({2, 1, 0, bytes.data(), 2'000}, true);
+    CHECK(done.wait_for(2) == std::vector<uint64_t>{1, 2});
+    const size_t n_begun = device.begun().size();
+    CHECK(n_begun < 90);
+    CHECK(std::equal(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>((n_begun - 2) * 1'000),
+                     device.data(0, 0)));
+    CHECK(std::equal(bytes.begin(), bytes.begin() + 2'000, device.data(1, 0)));
+}
+
 TEST_CASE("its thread leaves the host's signals alone") {
     const auto       bytes = some_bytes(10);
     FakeDevice       device({10});

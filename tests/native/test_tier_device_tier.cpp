@@ -36,11 +36,14 @@ CopyLayouts device_layouts(const TinyModel & model, bool has_lo) {
     return make_device_layouts(specs, device_align);
 }
 
-TierOptions small_options(uint64_t expert_bytes) {
+enum class OneUse { ring, spare_slots };
+
+TierOptions small_options(uint64_t expert_bytes, OneUse one_use) {
     TierOptions options;
-    options.expert_bytes = expert_bytes;
-    options.ring_bytes   = 0; // the least number of buffers
-    options.chunk_bytes  = 1'000;
+    options.expert_bytes     = expert_bytes;
+    options.ring_bytes       = 0; // the least number of buffers
+    options.small_part_bytes = one_use == OneUse::ring ? 0 : 1 << 20;
+    options.chunk_bytes      = 1'000;
     return options;
 }
 
@@ -51,11 +54,13 @@ struct Bench {
     FakeDevice  device;
     DeviceTier  tier;
 
-    explicit Bench(TinyModel tiny, uint32_t n_slots, double us_per_byte = 0.0, bool has_lo = false)
+    explicit Bench(TinyModel tiny, uint32_t n_slots, double us_per_byte = 0.0, bool has_lo = false,
+                   OneUse one_use = OneUse::ring)
         : model(std::move(tiny)), layouts(device_layouts(model, has_lo)),
           shape(shape_tier(layouts, largest_part_bytes(layouts), UINT64_MAX,
-                           small_options(n_slots * layouts.classes[0].slot_bytes))),
-          device(shape.area_bytes, us_per_byte), tier(layouts, model.n_expert(), shape, device, small_options(0)) {}
+                           small_options(n_slots * layouts.classes[0].slot_bytes, one_use))),
+          device(shape.area_bytes, us_per_byte),
+          tier(layouts, model.n_expert(), shape, device, small_options(0, one_use)) {}
 
     ~Bench() { tier.check_invariants(); }
 
@@ -70,6 +75,15 @@ struct Bench {
             parts[i] = source(key, i);
         }
         return tier.promote(key, parts, std::move(hold), only_free);
+    }
+
+    int32_t copy(TierStep & step, ExpertKey key, uint32_t part_idx, bool wait = false, bool is_demand = true) {
+        return step.begin_copy(key, part_idx, source(key, part_idx), wait, is_demand);
+    }
+    // Whether a copy for one use has the right bytes.
+    bool is_right(ExpertKey key, uint32_t part_idx, int32_t buffer_idx) const {
+        const OneUseBuffers one_use = tier.one_use(key, part_idx);
+        return model.is_right(key, part_idx, device.data(one_use.area_idx, one_use.offset(buffer_idx)));
     }
 
     bool is_right(ExpertKey key, SlotRef slot) const {
@@ -153,71 +167,99 @@ TEST_CASE("the source is held until the copy is done, and no longer") {
     CHECK(hold.use_count() == 1);
 }
 
+constexpr OneUse both[] = {OneUse::ring, OneUse::spare_slots};
+
 TEST_CASE("a matrix for one use passes promotions, and its buffer is used again") {
-    Bench bench(two_layers(), 8, 0.05);
+    for (const OneUse one_use : both) {
+        Bench bench(two_layers(), 8, 0.05, false, one_use);
+        CHECK(bench.shape.has_ring() == (one_use == OneUse::ring));
+        bench.route(0, {0});
+        REQUIRE(bench.promote({0, 0}));
+        const auto step = bench.tier.begin(bench.model.keys(0, {4, 5, 6, 7}));
+        for (int round = 0; round < 3; round++) {
+            std::vector<int32_t> buffers;
+            for (uint16_t e = 4; e < 7; e++) {
+                buffers.push_back(bench.copy(*step, {0, e}, 0));
+                REQUIRE(buffers.back() >= 0);
+            }
+            CHECK(bench.copy(*step, {0, 7}, 0) < 0); // three buffers
+            for (uint16_t e = 4; e < 7; e++) {
+                step->wait_copy(buffers[e - 4u]);
+                CHECK(step->is_copied(buffers[e - 4u]));
+                CHECK(bench.is_right({0, e}, 0, buffers[e - 4u]));
+                step->release(buffers[e - 4u]);
+            }
+        }
+        CHECK(bench.tier.stats().n_device_parts == 9);
+        CHECK(bench.tier.stats().copy.demand_bytes == 27'000);
+        CHECK(step->n_held() == 0);
+    }
+}
+
+TEST_CASE("spare slots take one copy of every part, beside what is resident") {
+    Bench bench(two_layers(), 8, 0.0, false, OneUse::spare_slots);
     bench.route(0, {0});
     REQUIRE(bench.promote({0, 0}));
-    const auto step = bench.tier.begin(bench.model.keys(0, {4, 5, 6, 7}));
-    for (int round = 0; round < 3; round++) {
-        std::vector<int32_t> buffers;
-        for (uint16_t e = 4; e < 7; e++) {
-            buffers.push_back(step->begin_copy(bench.source({0, e}, 0), 3'000, false));
+    bench.tier.finish_promotions();
+    const auto           step = bench.tier.begin(bench.model.keys(0, {0, 5, 6}));
+    std::vector<int32_t> buffers;
+    for (uint32_t part = 0; part < 3; part++) {
+        for (uint16_t e = 5; e < 8; e++) {
+            buffers.push_back(bench.copy(*step, {0, e}, part));
             REQUIRE(buffers.back() >= 0);
         }
-        CHECK(step->begin_copy(bench.source({0, 7}, 0), 3'000, false) < 0); // three buffers
-        for (uint16_t e = 4; e < 7; e++) {
-            step->wait_copy(buffers[e - 4u]);
-            CHECK(step->is_copied(buffers[e - 4u]));
-            CHECK(bench.model.is_right({0, e}, 0,
-                                       bench.device.data(bench.shape.ring_area(), step->offset(buffers[e - 4u]))));
-            step->release(buffers[e - 4u]);
+    }
+    for (uint32_t part = 0; part < 3; part++) {
+        for (uint16_t e = 5; e < 8; e++) {
+            const int32_t buffer_idx = buffers[part * 3 + e - 5u];
+            step->wait_copy(buffer_idx);
+            CHECK(bench.is_right({0, e}, part, buffer_idx));
         }
     }
-    CHECK(bench.tier.stats().n_device_parts == 9);
-    CHECK(bench.tier.stats().copy.demand_bytes == 27'000);
-    CHECK(step->n_held() == 0);
+    CHECK(bench.is_right({0, 0}, step->slot(0)));
+    CHECK(bench.shape.n_one_use() == 9);
 }
 
 TEST_CASE("a step that dies waits for its copies") {
-    Bench bench(two_layers(), 0, 0.2);
-    {
-        const auto step = bench.tier.begin(bench.model.keys(0, {4}));
-        REQUIRE(step->begin_copy(bench.source({0, 4}, 0), 3'000, false) >= 0);
-    }
-    const auto step = bench.tier.begin(bench.model.keys(0, {5}));
-    for (int i = 0; i < 3; i++) {
-        CHECK(step->begin_copy(bench.source({0, 5}, 0), 3'000, false) >= 0);
+    for (const OneUse one_use : both) {
+        Bench bench(two_layers(), 0, 0.2, false, one_use);
+        {
+            const auto step = bench.tier.begin(bench.model.keys(0, {4}));
+            REQUIRE(bench.copy(*step, {0, 4}, 0) >= 0);
+        }
+        const auto step = bench.tier.begin(bench.model.keys(0, {5}));
+        for (int i = 0; i < 3; i++) {
+            CHECK(bench.copy(*step, {0, 5}, 0) >= 0);
+        }
     }
 }
 
-TEST_CASE("two steps share the ring") {
-    Bench            bench(two_layers(), 0, 0.01);
-    std::atomic<int> n_wrong{0};
-    const auto       work = [&](uint16_t layer_idx) {
-        for (uint16_t round = 0; round < 40; round++) {
-            const uint16_t expert_idx = round % 8;
-            const auto     step       = bench.tier.begin(bench.model.keys(layer_idx, {expert_idx}));
-            for (uint32_t part = 0; part < 3; part++) {
-                const ExpertKey key{layer_idx, expert_idx};
-                const int32_t   buffer = step->begin_copy(bench.source(key, part),
-                                                          bench.model.part_bytes(layer_idx, part, Precision::hi), true);
-                step->wait_copy(buffer);
-                n_wrong +=
-                    bench.model.is_right(key, part, bench.device.data(bench.shape.ring_area(), step->offset(buffer)))
-                        ? 0
-                        : 1;
-                step->release(buffer);
+TEST_CASE("steps share the buffers") {
+    for (const OneUse one_use : both) {
+        Bench            bench(two_layers(), 0, 0.01, false, one_use);
+        std::atomic<int> n_wrong{0};
+        const auto       work = [&](uint16_t layer_idx) {
+            for (uint16_t round = 0; round < 40; round++) {
+                const uint16_t expert_idx = round % 8;
+                const auto     step       = bench.tier.begin(bench.model.keys(layer_idx, {expert_idx}));
+                for (uint32_t part = 0; part < 3; part++) {
+                    const ExpertKey key{layer_idx, expert_idx};
+                    const int32_t   buffer_idx = bench.copy(*step, key, part, true);
+                    step->wait_copy(buffer_idx);
+                    n_wrong += bench.is_right(key, part, buffer_idx) ? 0 : 1;
+                    step->release(buffer_idx);
+                }
             }
+        };
+        std::vector<std::thread> threads;
+        for (int i = 0; i < 5; i++) { // more than buffers
+            threads.emplace_back(work, static_cast<uint16_t>(i % 2));
         }
-    };
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 5; i++) { // more than buffers
-        threads.emplace_back(work, static_cast<uint16_t>(i % 2));
+        for (std::thread & thread : threads) {
+            thread.join();
+        }
+        CHECK(n_wrong == 0);
     }
-    for (std::thread & thread : threads) {
-        thread.join();
-    }
-    CHECK(n_wrong == 0);
 }
 
 TEST_CASE("free slots are given away in equal shares, however many at once") {
@@ -257,16 +299,62 @@ TEST_CASE("a buffer that was filled ahead goes over to the step that wants it") 
     Bench      bench(two_layers(), 0);
     const auto ahead  = bench.tier.begin({});
     const auto step   = bench.tier.begin(bench.model.keys(1, {3}));
-    const auto buffer = ahead->begin_copy(bench.source({1, 3}, 0), 3'000, false);
+    const auto buffer = bench.copy(*ahead, {1, 3}, 0);
     REQUIRE(buffer >= 0);
     step->adopt(*ahead, buffer);
     CHECK(ahead->n_held() == 0);
     CHECK(step->n_held() == 1);
     step->wait_copy(buffer);
-    CHECK(bench.model.is_right({1, 3}, 0, bench.device.data(bench.shape.ring_area(), step->offset(buffer))));
+    CHECK(bench.is_right({1, 3}, 0, buffer));
     CHECK(bench.tier.stats().n_ahead_parts == 1);
     CHECK(bench.tier.stats().n_device_parts == 1);
     step->release(buffer);
+}
+
+TEST_CASE("buffers of a wrong guess are free again, and sources are held no longer than they are read") {
+    for (const OneUse one_use : both) {
+        Bench              bench(two_layers(), 4, 0.2, false, one_use); // 200 us a chunk
+        const uint32_t     n_buffers = bench.tier.one_use({1, 0}, 0).n;
+        std::weak_ptr<int> held;
+        {
+            const auto hold  = std::make_shared<int>(0);
+            const auto guess = bench.tier.begin({});
+            held             = hold;
+            for (uint16_t i = 0; i < n_buffers; i++) {
+                CHECK(bench.copy(*guess, {1, i}, 0, false, false) >= 0);
+            }
+            CHECK(bench.copy(*guess, {1, 7}, 0, false, false) == -1);
+            guess->abandon(hold);
+            CHECK(guess->n_held() == 0);
+        }
+        const auto step = bench.tier.begin({});
+        uint32_t   n    = 0;
+        while (n < n_buffers) { // the last comes free when the copy under way is complete
+            const int32_t buffer_idx = bench.copy(*step, {1, 5}, 0);
+            if (buffer_idx < 0) {
+                std::this_thread::yield();
+                continue;
+            }
+            step->wait_copy(buffer_idx);
+            CHECK(bench.is_right({1, 5}, 0, buffer_idx));
+            n++;
+        }
+        CHECK(held.expired());
+        CHECK(bench.device.begun().size() < 2 * n_buffers * 3); // what had not begun was not copied
+    }
+}
+
+TEST_CASE("a guess that the link did not get to is taken back") {
+    Bench      bench(two_layers(), 4, 0.2);
+    const auto step  = bench.tier.begin({});
+    const auto first = bench.copy(*step, {1, 0}, 0);
+    const auto last  = bench.copy(*step, {1, 1}, 0, false, false);
+    CHECK(step->cancel(last));
+    step->wait_copy(first);
+    CHECK_FALSE(step->cancel(first));
+    CHECK(bench.is_right({1, 0}, 0, first));
+    CHECK(step->n_held() == 1);
+    CHECK(bench.device.begun().size() == 3);
 }
 
 TEST_CASE("both precisions have slots of their own") {
@@ -294,12 +382,21 @@ TEST_CASE("an area is never larger than the device allows") {
     const TinyModel   model      = two_layers();
     const CopyLayouts layouts    = device_layouts(model, false);
     const uint64_t    slot_bytes = layouts.classes[0].slot_bytes;
-    const TierShape   shape      = shape_tier(layouts, 3'072, 5 * slot_bytes, small_options(100 * slot_bytes));
-    CHECK(shape.n_slots[0] == 5);
-    for (const uint64_t n_bytes : shape.area_bytes) {
-        CHECK(n_bytes <= 5 * slot_bytes);
+    const auto        shaped     = [&](OneUse one_use, uint64_t max_slots) {
+        return shape_tier(layouts, 3'072, max_slots * slot_bytes, small_options(100 * slot_bytes, one_use));
+    };
+    CHECK(shaped(OneUse::ring, 5).n_slots[0] == 5);
+    CHECK(shaped(OneUse::ring, 5).n_buffers >= 3);
+    CHECK(shaped(OneUse::spare_slots, 5).n_slots[0] == 2);
+    CHECK(shaped(OneUse::spare_slots, 5).n_spare[0] == 3);
+    CHECK(shaped(OneUse::spare_slots, 2).has_ring()); // no room for both
+    for (const OneUse one_use : both) {
+        for (const uint64_t max_slots : {2, 5, 50}) {
+            for (const uint64_t n_bytes : shaped(one_use, max_slots).area_bytes) {
+                CHECK(n_bytes <= std::max<uint64_t>(max_slots * slot_bytes, 3 * 3'072));
+            }
+        }
     }
-    CHECK(shape.n_buffers >= 3);
 }
 
 } // namespace

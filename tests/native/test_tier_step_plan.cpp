@@ -22,10 +22,13 @@ double duration_us(const std::vector<MissingExpert> & experts, const std::vector
                    const TierCosts & costs) {
     double first_copy = 0, last_copy = 0, first_host = 0, last_host = 0;
     for (size_t i = 0; i < experts.size(); i++) {
-        for (uint32_t j = 0; j < experts[i].n_first; j++) {
+        for (uint32_t j = experts[i].n_there; j < experts[i].n_first; j++) {
             (places[i][j] == Place::device ? first_copy : first_host) +=
                 places[i][j] == Place::device ? static_cast<double>(experts[i].first_bytes) * costs.copy_us_per_byte
                                               : host_us(experts[i].first_bytes, experts[i].n_rows, costs);
+        }
+        if (experts[i].n_there > experts[i].n_first) {
+            continue;
         }
         (places[i].back() == Place::device ? last_copy : last_host) +=
             places[i].back() == Place::device ? static_cast<double>(experts[i].last_bytes) * costs.copy_us_per_byte
@@ -79,6 +82,29 @@ TEST_CASE("a host faster than the link computes first matrices and gets the last
     costs.host_sync_us        = 10;
     const StepPlan plan       = plan_step({{Precision::hi, 1, 60 * mib, 2, 60 * mib}}, costs);
     CHECK(plan.places == std::vector<std::vector<Place>>{{Place::host, Place::host, Place::device}});
+}
+
+TEST_CASE("what is there already stays there, and the rest is split as well as can be") {
+    for (const double host_gb_s : {10.0, 40.0, 90.0}) {
+        TierCosts costs;
+        costs.copy_us_per_byte    = 1e-3 / 50;
+        costs.host_us_per_byte[0] = 1e-3 / host_gb_s;
+        for (uint32_t first = 0; first <= 3; first++) {
+            for (uint32_t second = 0; second <= 3; second++) {
+                const std::vector<MissingExpert> experts = {{Precision::hi, 1, 30 * mib, 2, 30 * mib, first},
+                                                            {Precision::hi, 1, 30 * mib, 2, 30 * mib, second},
+                                                            {Precision::hi, 1, 30 * mib, 2, 30 * mib, 0}};
+                const StepPlan                   plan    = plan_step(experts, costs);
+                CHECK(plan.duration_us == doctest::Approx(best_of_all(experts, costs)));
+                CHECK(plan.duration_us == doctest::Approx(duration_us(experts, plan.places, costs)));
+                for (size_t i = 0; i < experts.size(); i++) {
+                    REQUIRE(plan.places[i].size() == 3);
+                    const auto end = plan.places[i].begin() + experts[i].n_there;
+                    CHECK(std::count(plan.places[i].begin(), end, Place::host) == 0);
+                }
+            }
+        }
+    }
 }
 
 TEST_CASE("many rows are copied") {
