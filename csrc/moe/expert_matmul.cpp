@@ -109,7 +109,7 @@ Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
 
 Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
                               const LayerStep & step, const ExpertWeights & weights,
-                              const std::vector<uint32_t> & key_idxs) {
+                              const std::vector<uint32_t> & key_idxs, uint32_t n_padded) {
     uint32_t n_rows = 0, n_slotted_rows = 0;
     uint64_t largest_bytes = 0;
     for (uint32_t i : key_idxs) {
@@ -135,7 +135,8 @@ Status ExpertMatmul::add_rows(InnerGraph & graph, const ExpertNode & node, const
         }
     }
     for (const Precision precision : {Precision::hi, Precision::lo}) {
-        if (Status status = are_small ? add_buffers(graph, node, view, step, weights, key_idxs, precision) : Status{};
+        if (Status status =
+                are_small ? add_buffers(graph, node, view, step, weights, key_idxs, precision, n_padded) : Status{};
             !status.ok()) {
             return status;
         }
@@ -185,7 +186,7 @@ Status ExpertMatmul::add_slots(InnerGraph & graph, const ExpertNode & node, cons
 // Of the experts without a slot, in one precision.
 Status ExpertMatmul::add_buffers(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
                                  const LayerStep & step, const ExpertWeights & weights,
-                                 const std::vector<uint32_t> & key_idxs, Precision precision) {
+                                 const std::vector<uint32_t> & key_idxs, Precision precision, uint32_t n_padded) {
     BufferRow buffers;
     rows_.clear();
     ids_.clear();
@@ -194,6 +195,10 @@ Status ExpertMatmul::add_buffers(InnerGraph & graph, const ExpertNode & node, co
             append_rows(step, i, weights.buffer(i, node.part_idx));
             buffers = weights.buffers(i, node.part_idx);
         }
+    }
+    if (!rows_.empty() && rows_.size() < n_padded) {
+        rows_.resize(n_padded, rows_.back());
+        ids_.resize(n_padded, ids_.back());
     }
     return add_products(graph, node, [&] {
         return weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.stride, buffers.area, 0);

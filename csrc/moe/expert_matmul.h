@@ -33,8 +33,10 @@ class ExpertMatmul {
     // Adds the rows of some experts: gathered from the node's input, multiplied, scattered into its output. Computes
     // `graph` on the way if it is full. REQUIRES: the part of every expert is there; what computes the node's input was
     // computed or added before.
+    // With `n_padded`, rows in buffers are multiplied more than once until they are as many: then a GPU meets the same
+    // nodes in every token.
     Status add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
-                    const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs);
+                    const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, uint32_t n_padded = 0);
 
     // Zeroes rows of the node's output that no expert computes: what is there may be NaN, and NaN times a gate weight
     // of zero is NaN. May zero others. REQUIRES: what used the memory before was computed, no row was computed yet.
@@ -46,7 +48,8 @@ class ExpertMatmul {
     Status add_slots(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
                      const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, int32_t class_idx);
     Status add_buffers(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
-                       const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, Precision precision);
+                       const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, Precision precision,
+                       uint32_t n_padded);
     void   append_rows(const LayerStep & step, uint32_t key_idx, int32_t id);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 

@@ -196,14 +196,20 @@ void GatesAhead::read_logits(const Router & router, uint32_t first_row, std::vec
     }
 }
 
-const GateLogits & GatesAhead::read(uint16_t layer_idx) {
+void GatesAhead::want(DeviceReads & reads) const {
+    if (n_ahead_ > 0) {
+        reads.want(&product_);
+    }
+}
+
+const GateLogits & GatesAhead::read(uint16_t layer_idx, const DeviceReads & reads) {
     std::fill(gates_.of_layer.begin(), gates_.of_layer.end(), nullptr);
     gates_.n_tokens = 0;
     if (n_ahead_ == 0 || routers_[source_].layer_idx != layer_idx) {
         return gates_;
     }
     values_.resize(static_cast<size_t>(ggml_nelements(&product_)));
-    ggml_backend_tensor_get(&product_, values_.data(), 0, values_.size() * sizeof(float));
+    reads.read(&product_, values_.data(), values_.size() * sizeof(float));
     gates_.n_tokens = static_cast<uint32_t>(product_.ne[1]);
     logits_.resize(std::max<size_t>(logits_.size(), n_ahead_));
     uint32_t first_row = 0;

@@ -5,6 +5,7 @@
 // residual's change alone, and one expert in two hundred more is guessed right.
 #pragma once
 
+#include "moe/device_reads.h"
 #include "moe/inner_graph.h"
 #include "predict/prefetch_planner.h"
 
@@ -28,8 +29,10 @@ class GatesAhead {
     // Adds the product for the router seen last, if it was not added.
     void add_product(InnerGraph & inner);
 
+    // What read() will need of the run.
+    void want(DeviceReads & reads) const;
     // What the routers after that of `layer_idx` said. REQUIRES: the run with that router was computed.
-    const GateLogits & read(uint16_t layer_idx);
+    const GateLogits & read(uint16_t layer_idx, const DeviceReads & reads);
 
   private:
     struct Router {

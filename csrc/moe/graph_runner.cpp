@@ -30,7 +30,7 @@ bool has_own_memory(ggml_backend_t backend) {
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner), gates_(inner),
-      recorder_(inner), tiered_(inner) {}
+      reads_(inner), recorder_(inner), tiered_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -59,12 +59,27 @@ void GraphRunner::end_layer() {
     step_.end();
 }
 
-Status GraphRunner::compute_run() {
+Status GraphRunner::compute_run(DeviceReads * reads) {
     if (view_.model == nullptr) {
         return inner_.compute();
     }
     const TimelineSpan span(*view_.model->timeline, Timeline::Kind::compute, view_.layer_idx);
-    return inner_.compute();
+    return inner_.compute(reads);
+}
+
+// Up to the router; also the end of the layer before, whose experts may go now.
+Status GraphRunner::compute_to_router() {
+    gates_.add_product(inner_);
+    reads_.clear();
+    if (view_.n_tokens() == 1) {
+        reads_.want(view_.ids);
+        reads_.want(view_.nodes.front().node->src[1]);
+        if (view_.weights != nullptr) {
+            reads_.want(view_.weights);
+        }
+        gates_.want(reads_);
+    }
+    return compute_run(&reads_);
 }
 
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
@@ -101,9 +116,7 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
         if (is_fixed()) {
             add_fixed(graph, i);
         } else {
-            gates_.add_product(inner_);
-            // Up to the router; also the end of the layer before, whose experts may go now.
-            if (Status status = compute_run(); !status.ok()) {
+            if (Status status = compute_to_router(); !status.ok()) {
                 return status;
             }
             end_layer();
@@ -172,7 +185,7 @@ void GraphRunner::prefetch() {
         return;
     }
     const std::vector<ExpertKey> & keys =
-        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx));
+        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx, reads_));
     model.loader->on_predict(view_.layer_idx, planner_->expected());
     model.loader->prefetch(keys, view_.part_order);
 }
@@ -189,7 +202,7 @@ void GraphRunner::copy_ahead() {
     };
     planner_->observe(view_.layer_idx, step_.ids().data(), view_.n_used(), view_.n_tokens());
     const std::vector<ExpertKey> absent = tiered_.expect(
-        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx), find_resident));
+        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx, reads_), find_resident));
     if (!absent.empty()) {
         model.loader->prefetch(absent, view_.part_order);
     }
@@ -203,7 +216,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return status;
     }
     recorder_.read_weights(view_);
-    if (Status status = step_.select(view_); !status.ok()) {
+    if (Status status = step_.select(view_, reads_); !status.ok()) {
         return status;
     }
     if (Status status = recorder_.on_layer(view_, step_.ids()); !status.ok()) {
@@ -215,7 +228,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         tiered_.begin(view_, step_);
         return tiered_.joins_run() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())
-                   : tiered_.run(graph, first_idx, inner_, matmul_, [this] { copy_ahead(); });
+                   : tiered_.run(graph, first_idx, inner_, matmul_, reads_, [this] { copy_ahead(); });
     }
     if (view_.model->tier != nullptr) {
         return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");

@@ -40,7 +40,8 @@ class GraphRunner {
         std::vector<uint32_t> lease_idxs;
     };
 
-    Status compute_run(); // what is in inner_, recorded on the model's timeline
+    Status compute_run(DeviceReads * reads = nullptr); // what is in inner_, recorded on the model's timeline
+    Status compute_to_router();
     Status run(ggml_cgraph * graph, ModelExperts *& model);
     void   begin_pass(ggml_cgraph * graph);
     void   prefetch();
@@ -64,6 +65,7 @@ class GraphRunner {
     LayerView        view_;
     LayerStep        step_;
     GatesAhead       gates_;
+    DeviceReads      reads_; // of the run that ended at the router
     RouterFilterStep filter_;
     RouteRecorder    recorder_;
     TieredLayer      tiered_; // where the inner device has a tier of its own

@@ -37,7 +37,7 @@ void HostProducts::set_n_threads(int n_threads) {
     }
 }
 
-void HostProducts::begin(const ExpertNode & node) {
+void HostProducts::begin(const ExpertNode & node, const DeviceReads & reads) {
     if (n_mirrors_ == mirrors_.size()) {
         mirrors_.emplace_back();
     }
@@ -56,7 +56,7 @@ void HostProducts::begin(const ExpertNode & node) {
     if (same != nullptr && same->input_data.size() == mirror.input_data.size()) {
         mirror.input_data = same->input_data;
     } else {
-        ggml_backend_tensor_get(input, mirror.input_data.data(), 0, mirror.input_data.size());
+        reads.read(input, mirror.input_data.data(), mirror.input_data.size());
     }
     mirror.input           = *input;
     mirror.input.buffer    = buffer_.get();

@@ -17,7 +17,7 @@ class HostProducts {
     void set_n_threads(int n_threads);
 
     // Fetches the node's input. REQUIRES: it was computed; the layer's nodes are begun in graph order.
-    void begin(const ExpertNode & node);
+    void begin(const ExpertNode & node, const DeviceReads & reads);
     // Multiplies rows of a node that was begun. Done after compute() and send(). REQUIRES: the part of every expert is
     // there.
     Status add(const ExpertNode & node, const LayerView & view, const LayerStep & step, const LoadedWeights & weights,

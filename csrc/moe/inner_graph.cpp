@@ -1,5 +1,7 @@
 #include "moe/inner_graph.h"
 
+#include "moe/device_reads.h"
+
 #include "ggml-impl.h" // ggml_cgraph
 
 #include <algorithm>
@@ -164,8 +166,12 @@ Status InnerGraph::submit() {
     return status;
 }
 
-Status InnerGraph::compute() {
+Status InnerGraph::compute(DeviceReads * reads) {
     const Status status = start();
+    if (reads != nullptr && status.ok()) {
+        reads->begin();
+        submitted_ = true;
+    }
     if (std::exchange(submitted_, false)) {
         ggml_backend_synchronize(backend_);
     }

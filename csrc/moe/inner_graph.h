@@ -38,6 +38,8 @@ class DeviceScratch {
     size_t         n_bytes_ = 0;
 };
 
+class DeviceReads;
+
 class InnerGraph {
   public:
     static constexpr int64_t max_indices = 1 << 17; // of a run
@@ -76,8 +78,8 @@ class InnerGraph {
 
     // Gives what was added to the device and starts empty again. Results are there after the next compute().
     Status submit();
-    // Runs what was added, waits for it and for what was submitted, and starts empty again.
-    Status compute();
+    // Runs what was added, waits for it, for `reads` of it and for what was submitted, and starts empty again.
+    Status compute(DeviceReads * reads = nullptr);
     // Forgets what was added and not computed.
     void clear();
     bool empty() const { return n_nodes_ == 0; }

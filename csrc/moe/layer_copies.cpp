@@ -33,8 +33,12 @@ void LayerCopies::take(AheadCopies & ahead) {
 bool LayerCopies::begin_copy(Copy & copy, bool wait) {
     copy.buffer_idx = tier_step_->begin_copy(step_->keys()[copy.key_idx], copy.part_idx,
                                              step_->loaded().data(lease_idx(copy), copy.part_idx), wait);
-    n_begun_ += copy.buffer_idx >= 0 ? 1 : 0;
-    return copy.buffer_idx >= 0;
+    if (copy.buffer_idx < 0) {
+        return false;
+    }
+    copy.begin_idx = ++n_ever_begun_;
+    n_begun_++;
+    return true;
 }
 
 void LayerCopies::pump() {
@@ -68,28 +72,30 @@ bool LayerCopies::any_left(const std::vector<uint32_t> & part_idxs) const {
 }
 
 Status LayerCopies::wait(const std::vector<uint32_t> & part_idxs) {
-    const auto   is_wanted = [&](const Copy & copy) { return !copy.used && contains(part_idxs, copy.part_idx); };
-    const auto   n_begun   = std::count_if(copies_.begin(), copies_.end(),
-                                           [&](const Copy & copy) { return is_wanted(copy) && copy.buffer_idx >= 0; });
-    auto         n_left    = AheadCopies::pays(*view_) ? (n_begun + 1) / 2 : all_begun() ? n_begun : 1;
-    bool         any_begun = false;
-    const Copy * first     = nullptr;
+    const Copy * first = nullptr; // in the order of use
     lease_wanted_.clear();
+    under_way_.clear();
     for (const Copy & copy : copies_) {
-        if (!is_wanted(copy)) {
+        if (copy.used || !contains(part_idxs, copy.part_idx)) {
             continue;
         }
-        if (copy.buffer_idx >= 0 && n_left > 0) {
-            tier_step_->wait_copy(copy.buffer_idx);
-            any_begun = true;
-            n_left--;
+        if (copy.buffer_idx >= 0) {
+            under_way_.push_back({copy.begin_idx, copy.buffer_idx});
         }
         first = first != nullptr ? first : &copy;
         if (copy.part_idx == first->part_idx) {
             lease_wanted_.push_back(lease_idx(copy));
         }
     }
-    if (any_begun || first == nullptr) {
+    if (!under_way_.empty()) {
+        std::sort(under_way_.begin(), under_way_.end()); // they are complete in the order in which they were begun
+        const size_t n = AheadCopies::pays(*view_) ? (under_way_.size() + 1) / 2 : all_begun() ? under_way_.size() : 1;
+        for (size_t i = 0; i < n; i++) {
+            tier_step_->wait_copy(under_way_[i].second);
+        }
+        return {};
+    }
+    if (first == nullptr) {
         return {};
     }
     // None was begun: the drive has not brought one yet, or other steps hold all buffers.

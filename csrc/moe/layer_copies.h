@@ -9,6 +9,7 @@
 #include "tier/device_tier.h"
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace hobbit {
@@ -23,7 +24,7 @@ class LayerCopies {
     }
 
     // To be called in the order of use: part by part.
-    void add(uint32_t key_idx, uint32_t part_idx) { copies_.push_back({key_idx, part_idx, -1, false}); }
+    void add(uint32_t key_idx, uint32_t part_idx) { copies_.push_back({key_idx, part_idx}); }
     // Takes over what was begun ahead.
     void take(AheadCopies & ahead);
 
@@ -45,6 +46,7 @@ class LayerCopies {
         uint32_t part_idx   = 0;
         int32_t  buffer_idx = -1; // not begun
         bool     used       = false;
+        uint64_t begin_idx  = 0; // 0: begun ahead
     };
 
     bool     begin_copy(Copy & copy, bool wait);
@@ -57,8 +59,11 @@ class LayerCopies {
     TierStep *                   tier_step_  = nullptr;
     const std::vector<int32_t> * lease_idxs_ = nullptr;
     std::vector<Copy>            copies_; // in the order of use
-    size_t                       n_begun_ = 0;
+    size_t                       n_begun_      = 0;
+    uint64_t                     n_ever_begun_ = 0;
     std::vector<uint32_t>        lease_wanted_, lease_arrived_;
+
+    std::vector<std::pair<uint64_t, int32_t>> under_way_; // begin_idx, buffer_idx
 };
 
 } // namespace hobbit

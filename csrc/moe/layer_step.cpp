@@ -15,7 +15,7 @@ constexpr uint32_t max_tokens_admitted = 8;
 
 } // namespace
 
-Status LayerStep::read_ids(const LayerView & view) {
+Status LayerStep::read_ids(const LayerView & view, const DeviceReads & reads) {
     const ggml_tensor * ids   = view.ids;
     const size_t        row   = view.n_used() * sizeof(int32_t);
     const uint32_t      n_exp = view.model->layers[view.layer_idx].n_expert;
@@ -25,7 +25,11 @@ Status LayerStep::read_ids(const LayerView & view) {
                              ": selected experts are not contiguous in a row");
     }
     // llama.cpp hands over a view on the sorted ids of all experts: contiguous for one token only.
-    ggml_backend_tensor_get_2d(ids, ids_.data(), 0, row, view.n_tokens(), ids->nb[1], row);
+    if (view.n_tokens() == 1) {
+        reads.read(ids, ids_.data(), row);
+    } else {
+        ggml_backend_tensor_get_2d(ids, ids_.data(), 0, row, view.n_tokens(), ids->nb[1], row);
+    }
     const auto out_of_range = [n_exp](int32_t id) { return id < 0 || static_cast<uint32_t>(id) >= n_exp; };
     if (std::any_of(ids_.begin(), ids_.end(), out_of_range)) {
         return Status::error("layer " + std::to_string(view.layer_idx) + ": the router selected an expert outside 0.." +
@@ -79,11 +83,11 @@ void LayerStep::group_rows(const LayerView & view) {
     }
 }
 
-Status LayerStep::select(const LayerView & view) {
-    if (Status status = read_ids(view); !status.ok()) {
+Status LayerStep::select(const LayerView & view, const DeviceReads & reads) {
+    if (Status status = read_ids(view, reads); !status.ok()) {
         return status;
     }
-    precision_.decide(view, ids_, *view.model->precision_policy);
+    precision_.decide(view, ids_, *view.model->precision_policy, reads);
     if (precision_.any_skipped()) {
         precision_.drop_skipped(view, ids_, view.model->skip_renorm);
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "loader/loader.h"
+#include "moe/device_reads.h"
 #include "moe/expert_weights.h"
 #include "moe/layer_view.h"
 #include "moe/precision_step.h"
@@ -15,7 +16,7 @@ namespace hobbit {
 class LayerStep {
   public:
     // Reads the selected ids, decides on precisions and tells the eviction policies. REQUIRES: the router was computed.
-    Status select(const LayerView & view);
+    Status select(const LayerView & view, const DeviceReads & reads);
     // Asks the loader for the experts `key_idxs`, ascending indices of keys(). Never waits for the drive.
     void load(const LayerView & view, const std::vector<uint32_t> & key_idxs);
     void load_all(const LayerView & view);
@@ -43,7 +44,7 @@ class LayerStep {
     const std::vector<int32_t> & slot_ids(const ExpertWeights & weights);
 
   private:
-    Status read_ids(const LayerView & view);
+    Status read_ids(const LayerView & view, const DeviceReads & reads);
     void   group_rows(const LayerView & view);
 
     PrecisionStep             precision_;

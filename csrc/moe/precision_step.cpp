@@ -8,7 +8,8 @@
 
 namespace hobbit {
 
-void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & ids, const PrecisionPolicy & policy) {
+void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & ids, const PrecisionPolicy & policy,
+                           const DeviceReads & reads) {
     const uint32_t n_expert = view.model->layers[view.layer_idx].n_expert;
     const uint32_t n_used   = view.n_used();
     any_skipped_            = false;
@@ -19,7 +20,7 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     }
     choice_of_.assign(n_expert, Choice::skip);
     weights_.resize(ids.size());
-    ggml_backend_tensor_get(view.weights, weights_.data(), 0, weights_.size() * sizeof(float));
+    reads.read(view.weights, weights_.data(), weights_.size() * sizeof(float));
 
     selected_.assign(ids.begin(), ids.end());
     std::sort(selected_.begin(), selected_.end());

@@ -1,6 +1,7 @@
 // Applies a precision policy to a layer's batch: which experts are wanted in which copy, which are skipped.
 #pragma once
 
+#include "moe/device_reads.h"
 #include "moe/layer_view.h"
 #include "policy/precision.h"
 #include "policy/token_chooser.h"
@@ -13,7 +14,8 @@ namespace hobbit {
 class PrecisionStep {
   public:
     // Decides for the selected experts, ids [n_tokens][n_used]. Choices are then in choice_of().
-    void decide(const LayerView & view, const std::vector<int32_t> & ids, const PrecisionPolicy & policy);
+    void decide(const LayerView & view, const std::vector<int32_t> & ids, const PrecisionPolicy & policy,
+                const DeviceReads & reads);
 
     Choice choice_of(int32_t expert_idx) const { return choice_of_[static_cast<size_t>(expert_idx)]; }
     bool   any_skipped() const { return any_skipped_; }

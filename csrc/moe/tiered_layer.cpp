@@ -162,7 +162,8 @@ int32_t TieredLayer::whole_class() const {
 }
 
 Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul,
-                        const std::function<void()> & meanwhile) {
+                        const DeviceReads & reads, const std::function<void()> & meanwhile) {
+    reads_     = &reads;
     meanwhile_ = meanwhile;
     auto next  = view_->nodes.begin();
     for (int i = first_idx; i < view_->end_idx; ++i) {
@@ -238,11 +239,11 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
             return status;
         }
     }
-    if (meanwhile_) {
-        std::exchange(meanwhile_, {})();
-    }
     if (Status status = compute_host(); !status.ok()) {
         return status;
+    }
+    if (meanwhile_) { // the link has its own copies until then
+        std::exchange(meanwhile_, {})();
     }
     if (is_whole) {
         if (Status status = compute_whole(inner, matmul); !status.ok()) {
@@ -293,7 +294,9 @@ Status TieredLayer::compute_whole(InnerGraph & inner, ExpertMatmul & matmul) {
             return Status::error("out of memory for the slot numbers of " + std::to_string(ids_.size()) + " rows");
         }
         ExpertMatmul::add_whole(inner, *node, *view_, *weights_, whole_precision_, ids);
-        if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_); !status.ok()) {
+        const uint32_t n_padded = view_->n_tokens() == 1 ? view_->n_used() : 0;
+        if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_, n_padded);
+            !status.ok()) {
             return status;
         }
     }
@@ -326,7 +329,7 @@ Status TieredLayer::compute_host() {
         host_->set_n_threads(n_threads_);
     }
     for (const HostShare & share : host_shares_) {
-        host_->begin(*share.node);
+        host_->begin(*share.node, *reads_);
         if (Status status = host_->add(*share.node, *view_, *step_, *loaded_, share.ready); !status.ok()) {
             return status;
         }

@@ -38,7 +38,7 @@ class TieredLayer {
 
     // Adds the layer's nodes, up to `view.end_idx`; the last ones may be left to the next compute(). `meanwhile` is
     // called once, while the device works on the experts that it has.
-    Status run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul,
+    Status run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul, const DeviceReads & reads,
                const std::function<void()> & meanwhile);
 
   private:
@@ -87,6 +87,7 @@ class TieredLayer {
     bool                            inputs_computed_ = true; // of the pending nodes
     std::vector<HostShare>          host_shares_;
     std::function<void()>           meanwhile_;
+    const DeviceReads *             reads_ = nullptr;
     std::vector<int32_t>            buffers_;      // [key]
     std::vector<int32_t>            used_buffers_; // to be given back
     std::vector<ExpertKey>          hi_keys_;

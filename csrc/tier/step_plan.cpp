@@ -37,15 +37,16 @@ StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts &
         }
     }
 
-    StepPlan best;
-    size_t   best_first = 0, best_last = 0;
+    const double host_once_us = costs.host_sync_us + costs.host_start_us;
+    StepPlan     best;
+    size_t       best_first = 0, best_last = 0;
     best.duration_us = -1;
     for (size_t n_first = 0; n_first < first_copy.size(); n_first++) {
         const double on_host    = first_host.back() - first_host[n_first];
-        const double first_done = std::max(first_copy[n_first], on_host + (on_host > 0 ? costs.host_sync_us : 0));
+        const double first_done = std::max(first_copy[n_first], on_host + (on_host > 0 ? host_once_us : 0));
         for (size_t n_last = 0; n_last < last_copy.size(); n_last++) {
             const double last_on_host = last_host.back() - last_host[n_last];
-            const double host_done    = first_done + last_on_host + (last_on_host > 0 ? costs.host_sync_us : 0);
+            const double host_done    = first_done + last_on_host + (last_on_host > 0 ? host_once_us : 0);
             const double done         = std::max(host_done, first_copy[n_first] + last_copy[n_last]);
             if (best.duration_us < 0 || done < best.duration_us) {
                 best.duration_us = done;

@@ -17,7 +17,8 @@ struct TierCosts {
     double copy_us_per_byte = 1.0 / 20e3; // host to device
     // One row times a matrix in main memory; the types of lo copies cost more a byte.
     double host_us_per_byte[n_precisions] = {1.0 / 40e3, 1.0 / 20e3};
-    double host_sync_us                   = 60; // to bring a layer's rows to the host and back, once for each stage
+    double host_start_us                  = 0;  // for its threads to begin and to meet, however little there is
+    double host_sync_us                   = 30; // to bring a layer's rows to the host and back, once for each stage
 };
 
 // A host product with several rows reads the matrix once; beyond the first, a row costs this share of it. Measured on

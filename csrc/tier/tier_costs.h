@@ -20,6 +20,19 @@ struct HostWork {
     }
 };
 
+// A straight line through what was measured of late.
+class LineFit {
+  public:
+    void add(double x, double y);
+    // Where it begins, at x = 0; 0 while all x are about the same.
+    double intercept() const;
+    bool   is_known() const;
+
+  private:
+    double   mean_x_ = 0, mean_y_ = 0, var_x_ = 0, cov_ = 0;
+    uint32_t n_ = 0;
+};
+
 class CostMeter {
   public:
     // Totals of the copy queue, which only grow.
@@ -37,8 +50,10 @@ class CostMeter {
     uint64_t  seen_bytes_           = 0;
     uint64_t  seen_busy_us_         = 0;
     uint32_t  n_copy_               = 0;
+    uint32_t  n_start_              = 0;
     uint32_t  n_host_[n_precisions] = {};
-    bool      host_is_warm_         = false;
+    LineFit   host_line_[n_precisions]; // of duration over effective bytes
+    bool      host_is_warm_ = false;
 };
 
 } // namespace hobbit

@@ -34,8 +34,10 @@ double duration_us(const std::vector<MissingExpert> & experts, const std::vector
             places[i].back() == Place::device ? static_cast<double>(experts[i].last_bytes) * costs.copy_us_per_byte
                                               : host_us(experts[i].last_bytes, experts[i].n_rows, costs);
     }
-    const double first_done = std::max(first_copy, first_host + (first_host > 0 ? costs.host_sync_us : 0));
-    return std::max(first_done + last_host + (last_host > 0 ? costs.host_sync_us : 0), first_copy + last_copy);
+    const double first_done =
+        std::max(first_copy, first_host + (first_host > 0 ? costs.host_sync_us + costs.host_start_us : 0));
+    return std::max(first_done + last_host + (last_host > 0 ? costs.host_sync_us + costs.host_start_us : 0),
+                    first_copy + last_copy);
 }
 
 double best_of_all(const std::vector<MissingExpert> & experts, const TierCosts & costs) {
@@ -65,6 +67,7 @@ TEST_CASE("with equal rows no split is faster") {
             TierCosts costs;
             costs.copy_us_per_byte    = 1e-3 / copy_gb_s;
             costs.host_us_per_byte[0] = 1e-3 / host_gb_s;
+            costs.host_start_us       = 40;
             for (size_t n = 1; n <= 4; n++) {
                 const std::vector<MissingExpert> experts(n, {Precision::hi, 1, 62 * mib, 2, 62 * mib});
                 const StepPlan                   plan = plan_step(experts, costs);
@@ -174,6 +177,24 @@ TEST_CASE("costs follow what is measured") {
         meter.on_copied(i * 100'000'000, 10'000 + (i - 1) * 20'000);
     }
     CHECK(meter.costs().copy_us_per_byte == doctest::Approx(2e-4).epsilon(0.01));
+}
+
+TEST_CASE("what the host needs to begin is told from what a byte costs") {
+    CostMeter meter;
+    for (uint32_t i = 0; i < 400; i++) {
+        for (const Precision precision : {Precision::hi, Precision::lo}) {
+            HostWork work;
+            for (uint32_t part = 0; part < 1 + i % 5; part++) {
+                work.add(precision, 1'500'000, 1);
+            }
+            const double us_per_byte = precision == Precision::hi ? 20e-6 : 35e-6;
+            work.duration_us         = 50 + work.effective[static_cast<int>(precision)] * us_per_byte;
+            meter.on_host_work(work);
+        }
+    }
+    CHECK(meter.costs().host_start_us == doctest::Approx(50).epsilon(0.05));
+    CHECK(meter.costs().host_us_per_byte[0] == doctest::Approx(20e-6).epsilon(0.05));
+    CHECK(meter.costs().host_us_per_byte[1] == doctest::Approx(35e-6).epsilon(0.05));
 }
 
 } // namespace
