@@ -1,6 +1,7 @@
 #include "tier/copy_queue.h"
 
 #include "base/signals.h"
+#include "base/spin.h"
 
 #include <algorithm>
 #include <cassert>
@@ -8,6 +9,13 @@
 #include <utility>
 
 namespace hobbit {
+
+namespace {
+
+// While tokens are computed the next layer's copies come before that.
+constexpr int64_t max_idle_spin_us = 200;
+
+} // namespace
 
 CopyQueue::CopyQueue(DeviceMemory & memory, uint64_t chunk_bytes, Done done)
     : memory_(memory), chunk_bytes_(chunk_bytes), done_(std::move(done)), thread_([this] { run(); }) {
@@ -31,6 +39,7 @@ void CopyQueue::push(const CopyJob & job, bool is_demand) {
         MutexLock lock(mu_);
         (is_demand ? demand_ : background_).push_back({job, false});
     }
+    n_pushed_++;
     changed_.notify_all();
 }
 
@@ -71,6 +80,11 @@ uint64_t CopyQueue::n_demand_bytes() const {
     return n;
 }
 
+uint64_t CopyQueue::n_bytes_under_way() const {
+    MutexLock lock(mu_);
+    return n_bytes_under_way_;
+}
+
 CopyStats CopyQueue::stats() const {
     MutexLock lock(mu_);
     return stats_;
@@ -87,6 +101,7 @@ CopyQueue::Chunk CopyQueue::take_chunk() {
     chunk.is_last             = chunk.job.n_bytes == job.n_bytes;
     uint64_t & n_copied       = chunk.is_demand ? stats_.demand_bytes : stats_.background_bytes;
     n_copied += chunk.job.n_bytes;
+    n_bytes_under_way_ += chunk.job.n_bytes;
     if (chunk.is_last) {
         jobs.pop_front();
     } else {
@@ -98,6 +113,10 @@ CopyQueue::Chunk CopyQueue::take_chunk() {
 }
 
 void CopyQueue::complete(const Chunk & chunk) {
+    {
+        MutexLock lock(mu_);
+        n_bytes_under_way_ -= chunk.job.n_bytes;
+    }
     if (chunk.is_last) {
         done_(chunk.job.tag);
     }
@@ -109,9 +128,14 @@ void CopyQueue::run() {
     Chunk             under_way; // the copy begun last
     bool              is_busy = false;
     Clock::time_point since; // when the link was last accounted for
+    uint64_t          n_seen = 0;
     for (;;) {
         Chunk next;
         bool  has_next = false;
+        if (!is_busy) {
+            spin_until([&] { return n_pushed_ != n_seen; }, max_idle_spin_us);
+        }
+        n_seen = n_pushed_;
         {
             MutexLock lock(mu_);
             while (!is_busy && !closing_ && demand_.empty() && background_.empty()) {

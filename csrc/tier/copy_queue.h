@@ -7,6 +7,7 @@
 #include "base/mutex.h"
 #include "tier/device_memory.h"
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -48,6 +49,7 @@ class CopyQueue {
     bool cancel(uint64_t tag);
 
     uint64_t  n_demand_bytes() const; // queued and not begun
+    uint64_t  n_bytes_under_way() const;
     CopyStats stats() const;
 
   private:
@@ -74,6 +76,8 @@ class CopyQueue {
     std::deque<Queued> demand_     HOBBIT_GUARDED_BY(mu_);
     std::deque<Queued> background_ HOBBIT_GUARDED_BY(mu_);
     CopyStats stats_               HOBBIT_GUARDED_BY(mu_);
+    uint64_t n_bytes_under_way_    HOBBIT_GUARDED_BY(mu_) = 0;
+    std::atomic<uint64_t>          n_pushed_{0};
     bool closing_                  HOBBIT_GUARDED_BY(mu_) = false;
 
     std::thread thread_; // last: it uses the others

@@ -169,6 +169,7 @@ void DeviceTier::on_copied(uint64_t tag) {
         promoting_bytes_ -= layouts_.of(done.key).n_bytes();
         stats_.resident_bytes[static_cast<int>(done.key.precision)] += layouts_.of(done.key).n_bytes();
     }
+    n_completed_++;
     changed_.notify_all();
 }
 
@@ -215,10 +216,13 @@ void DeviceTier::on_host_unused() {
 }
 
 TierCosts DeviceTier::costs() {
-    const CopyStats copied = queue_.stats();
+    const CopyStats copied    = queue_.stats();
+    const uint64_t  under_way = queue_.n_bytes_under_way();
     MutexLock       lock(mu_);
     meter_.on_copied(copied.demand_bytes + copied.background_bytes, copied.busy_us);
-    return meter_.costs();
+    TierCosts costs     = meter_.costs();
+    costs.copy_start_us = static_cast<double>(under_way) * costs.copy_us_per_byte;
+    return costs;
 }
 
 TierStats DeviceTier::stats() const {

@@ -15,6 +15,7 @@
 #include "tier/copy_queue.h"
 #include "tier/tier_costs.h"
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -164,6 +165,8 @@ class DeviceTier {
     uint32_t n_promoting_                                  HOBBIT_GUARDED_BY(mu_) = 0;
     TierStats stats_                                       HOBBIT_GUARDED_BY(mu_); // without n_evictions and copy
     CostMeter meter_                                       HOBBIT_GUARDED_BY(mu_);
+
+    std::atomic<uint64_t> n_completed_{0}; // copies
 
     CopyQueue queue_; // last: its thread uses the others
 };

@@ -24,7 +24,7 @@ StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts &
     });
 
     // Prefix sums over the first matrices (n of them copied) and the last ones, without those that are there.
-    std::vector<double> first_copy{0}, first_host{0}, last_copy{0}, last_host{0};
+    std::vector<double> first_copy{costs.copy_start_us}, first_host{0}, last_copy{0}, last_host{0};
     for (const size_t i : order) {
         const MissingExpert & e = experts[i];
         for (uint32_t j = e.n_there; j < e.n_first; j++) {

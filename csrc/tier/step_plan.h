@@ -15,6 +15,7 @@ namespace hobbit {
 // Measured while tokens are computed; what they start with is a desktop's order of magnitude.
 struct TierCosts {
     double copy_us_per_byte = 1.0 / 20e3; // host to device
+    double copy_start_us    = 0;          // until what is under way has passed the link
     // One row times a matrix in main memory; the types of lo copies cost more a byte.
     double host_us_per_byte[n_precisions] = {1.0 / 40e3, 1.0 / 20e3};
     double host_start_us                  = 0;  // for its threads to begin and to meet, however little there is

@@ -1,11 +1,19 @@
 #include "tier/device_tier.h"
 
+#include "base/spin.h"
+
 #include <algorithm>
 #include <cassert>
 #include <chrono>
 #include <utility>
 
 namespace hobbit {
+
+namespace {
+
+constexpr int64_t max_spin_us = 200; // a chunk takes less on most links
+
+} // namespace
 
 TierStep::TierStep(DeviceTier & tier, std::vector<SlotRef> slots, std::vector<ExpertKey> keys)
     : tier_(tier), slots_(std::move(slots)), keys_(std::move(keys)) {}
@@ -95,11 +103,17 @@ bool TierStep::is_copied(int32_t buffer_idx) const {
 
 void TierStep::wait_copy(int32_t buffer_idx) {
     using Clock = std::chrono::steady_clock;
-    MutexLock lock(tier_.mu_);
-    if (tier_.buffers_[static_cast<size_t>(buffer_idx)] == DeviceTier::BufferState::ready) {
+    if (is_copied(buffer_idx)) {
         return;
     }
     const Clock::time_point start = Clock::now();
+    for (uint64_t n_seen = tier_.n_completed_; !is_copied(buffer_idx); n_seen = tier_.n_completed_) {
+        spin_until([&] { return tier_.n_completed_ != n_seen; }, max_spin_us);
+        if (tier_.n_completed_ == n_seen) {
+            break;
+        }
+    }
+    MutexLock lock(tier_.mu_);
     while (tier_.buffers_[static_cast<size_t>(buffer_idx)] != DeviceTier::BufferState::ready) {
         tier_.changed_.wait(tier_.mu_);
     }

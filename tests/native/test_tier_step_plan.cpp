@@ -20,7 +20,7 @@ double host_us(uint64_t n_bytes, uint32_t n_rows, const TierCosts & costs) {
 // When a layer is done if its matrices are computed where `places` says: the reference.
 double duration_us(const std::vector<MissingExpert> & experts, const std::vector<std::vector<Place>> & places,
                    const TierCosts & costs) {
-    double first_copy = 0, last_copy = 0, first_host = 0, last_host = 0;
+    double first_copy = costs.copy_start_us, last_copy = 0, first_host = 0, last_host = 0;
     for (size_t i = 0; i < experts.size(); i++) {
         for (uint32_t j = experts[i].n_there; j < experts[i].n_first; j++) {
             (places[i][j] == Place::device ? first_copy : first_host) +=
@@ -68,6 +68,7 @@ TEST_CASE("with equal rows no split is faster") {
             costs.copy_us_per_byte    = 1e-3 / copy_gb_s;
             costs.host_us_per_byte[0] = 1e-3 / host_gb_s;
             costs.host_start_us       = 40;
+            costs.copy_start_us       = 25;
             for (size_t n = 1; n <= 4; n++) {
                 const std::vector<MissingExpert> experts(n, {Precision::hi, 1, 62 * mib, 2, 62 * mib});
                 const StepPlan                   plan = plan_step(experts, costs);
