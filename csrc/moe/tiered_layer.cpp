@@ -415,8 +415,9 @@ Status TieredLayer::complete_copies(InnerGraph & inner, ExpertMatmul & matmul) {
                 return status;
             }
         }
-        // While others wait for a buffer these are given back as soon as they were used; else with the step.
-        if (copies_.all_begun() && !AheadCopies::pays(*view_)) {
+        // Of a ring, what waits for buffers, in this layer or the next, gets them as soon as these were used; spare
+        // slots are given back with the step.
+        if (copies_.all_begun() && !AheadCopies::pays(*view_) && !view_->model->tier->shape().has_ring()) {
             if (Status status = inner.submit(); !status.ok()) {
                 return status;
             }

@@ -53,7 +53,11 @@ void CopyQueue::raise(uint64_t tag) {
     }
 }
 
-bool CopyQueue::cancel(uint64_t tag) {
+bool CopyQueue::cancel(uint64_t tag) { return cancel(tag, false); }
+
+bool CopyQueue::give_up(uint64_t tag) { return cancel(tag, true); }
+
+bool CopyQueue::cancel(uint64_t tag, bool cut_begun) {
     MutexLock lock(mu_);
     for (std::deque<Queued> * jobs : {&demand_, &background_}) {
         const auto found =
@@ -62,7 +66,7 @@ bool CopyQueue::cancel(uint64_t tag) {
             continue;
         }
         if (found->is_begun) {
-            found->job.n_bytes = 0;
+            found->job.n_bytes = cut_begun ? 0 : found->job.n_bytes;
             return false;
         }
         jobs->erase(found);

@@ -44,9 +44,10 @@ class CopyQueue {
     void push(const CopyJob & job, bool is_demand);
     // A job of the background is waited for now.
     void raise(uint64_t tag);
-    // Gives a job up. True: nothing of it was begun and it has no completion. False: it completes soon, with what was
-    // begun of it alone.
+    // Takes back a job of which nothing was begun; it has no completion then. False: it goes on.
     bool cancel(uint64_t tag);
+    // Gives a job up. True: as cancel(). False: it completes soon, with what was begun of it alone.
+    bool give_up(uint64_t tag);
 
     uint64_t  n_demand_bytes() const; // queued and not begun
     uint64_t  n_bytes_under_way() const;
@@ -63,7 +64,9 @@ class CopyQueue {
         bool    is_demand = false;
     };
 
-    void  run();
+    void run();
+    bool cancel(uint64_t tag, bool cut_begun);
+
     void  complete(const Chunk & chunk);
     Chunk take_chunk() HOBBIT_REQUIRES(mu_);
 

@@ -20,8 +20,10 @@ uint32_t n_spare_slots(const CopyLayouts & layouts, uint64_t largest_bytes, cons
     if (one_each == 0 || largest_bytes > options.small_part_bytes) {
         return 0;
     }
-    const auto n = static_cast<uint32_t>(std::clamp<uint64_t>(options.ring_bytes / one_each, min_buffers, max_buffers));
-    return n >= n_used ? n : 0; // all that a token may miss
+    // All that a token may miss; room for this layer's and the next one's, and as many again for prompts, is enough.
+    const auto n = static_cast<uint32_t>(
+        std::clamp<uint64_t>(options.ring_bytes / one_each, min_buffers, std::max(min_buffers, 4 * n_used)));
+    return n >= n_used ? n : 0;
 }
 
 } // namespace

@@ -82,7 +82,7 @@ void TierStep::abandon(const std::shared_ptr<const void> & hold) {
     }
     for (const int32_t buffer_idx : held_) {
         const auto tag       = static_cast<uint64_t>(buffer_idx);
-        const bool was_begun = !tier_.queue_.cancel(tag);
+        const bool was_begun = !tier_.queue_.give_up(tag);
         MutexLock  lock(tier_.mu_);
         auto &     state = tier_.buffers_[tag];
         if (was_begun && state == DeviceTier::BufferState::copying) {

@@ -99,8 +99,10 @@ def settle(model: llama_cpp.Llama) -> None:
 
 
 def next_token(model: llama_cpp.Llama) -> int:
-    logits = llama_cpp.llama_get_logits_ith(model.ctx, -1)
-    return int(np.argmax(np.ctypeslib.as_array(logits, shape=(model.n_vocab(),))))
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model.ctx, -1), shape=(model.n_vocab(),))
+    if not np.isfinite(logits).all():
+        raise RuntimeError("the logits are not finite")  # and then all tokens choose the same experts, which is fast
+    return int(np.argmax(logits))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from support import (
 )
 
 import hobbit_py
+from hobbit_py._host import _core
 from hobbit_py._native_stats import HI
 from hobbit_py.policies import AlwaysLow
 
@@ -145,6 +146,46 @@ def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefe
     assert 0 < stats.n_ahead_parts < stats.n_device_parts
 
 
+@pytest.fixture(params=["spare slots", "ring", "many chunks"])
+def one_use(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where matrices of one use go, and in how many pieces."""
+
+    make = _core.TierOptions
+
+    def tier_options() -> _core.TierOptions:
+        options = make()
+        if request.param != "spare slots":
+            options.small_part_bytes = 0
+        if request.param == "many chunks":
+            options.chunk_bytes = 512
+        return options
+
+    monkeypatch.setattr(_core, "TierOptions", tier_options)
+
+
+@pytest.mark.usefixtures("one_use")
+@pytest.mark.parametrize("n_prompt", [1, 7, 64])
+@pytest.mark.parametrize("host_compute", [False, True])
+def test_one_use(tiny_model: ModelFactory, stock_reference: StockReference, n_prompt: int, host_compute: bool) -> None:
+    path = tiny_model("qwen3moe")
+    prompt, tokens = make_prompt(n_prompt), make_prompt(12, seed=3)
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
+            expert_memory=arena_bytes(path, ArenaSize.ALL),
+            host_compute=host_compute,
+        )
+    ) as model:
+        for _ in range(2):  # the second time all is in main memory
+            model.reset()
+            logits = eval_logits(model, prompt, tokens)
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+    assert_identical(logits, stock_reference(path, prompt, tokens))
+
+
+@pytest.mark.usefixtures("one_use")
 @pytest.mark.parametrize("host_compute", [True, False])
 def test_tokens_copy_ahead(tiny_model: ModelFactory, stock_reference: StockReference, host_compute: bool) -> None:
     """What the next router will probably choose is on its way before it chose; wrong guesses change nothing."""

@@ -132,6 +132,20 @@ TEST_CASE("a copy that was given up before it began never happens") {
     CHECK(device.begun().size() == 22);
 }
 
+TEST_CASE("a copy that was begun is not taken back") {
+    const auto  bytes = some_bytes(20'000);
+    FakeDevice  device({20'000}, 0.2);
+    Completions done;
+    CopyQueue   queue(device, 1'000, done.callback());
+    queue.push({1, 0, 0, bytes.data(), bytes.size()}, true);
+    while (device.begun().size() < 3) {
+        std::this_thread::yield();
+    }
+    CHECK_FALSE(queue.cancel(1));
+    CHECK(done.wait_for(1) == std::vector<uint64_t>{1});
+    CHECK(std::equal(bytes.begin(), bytes.end(), device.data(0, 0)));
+}
+
 TEST_CASE("of a copy that was given up on its way only what was begun is copied, and then it is complete") {
     const auto  bytes = some_bytes(100'000);
     FakeDevice  device({100'000, 2'000}, 0.2);
@@ -141,7 +155,7 @@ TEST_CASE("of a copy that was given up on its way only what was begun is copied,
     while (device.begun().size() < 3) {
         std::this_thread::yield();
     }
-    CHECK_FALSE(queue.cancel(1));
+    CHECK_FALSE(queue.give_up(1));
     queue.push({2, 1, 0, bytes.data(), 2'000}, true);
     CHECK(done.wait_for(2) == std::vector<uint64_t>{1, 2});
     const size_t n_begun = device.begun().size();
