@@ -127,6 +127,15 @@ uint32_t AheadCopies::n_begun(ExpertKey key, const std::vector<uint32_t> & part_
     return n;
 }
 
+uint64_t AheadCopies::n_bytes_left(ExpertKey key) const {
+    uint64_t n = 0;
+    for (const Copy & copy : copies_) {
+        n += copy.buffer_idx >= 0 && load_->leases()[copy.lease_idx].key == key ? ring_->n_bytes_left(copy.buffer_idx)
+                                                                                : 0;
+    }
+    return n;
+}
+
 int32_t AheadCopies::take(ExpertKey key, uint32_t part_idx, TierStep & step) {
     for (Copy & copy : copies_) {
         if (copy.buffer_idx >= 0 && copy.part_idx == part_idx && load_->leases()[copy.lease_idx].key == key) {

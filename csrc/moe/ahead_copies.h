@@ -35,6 +35,8 @@ class AheadCopies {
     void settle();
     // How many leading parts of an expert, in the order of use, were begun.
     uint32_t n_begun(ExpertKey key, const std::vector<uint32_t> & part_order) const;
+    // Of these parts of it, bytes that the link was not given yet.
+    uint64_t n_bytes_left(ExpertKey key) const;
     // Hands the copy of a matrix over to the step of its layer and returns its buffer; -1: it was not begun.
     int32_t take(ExpertKey key, uint32_t part_idx, TierStep & step);
 

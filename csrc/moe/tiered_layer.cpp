@@ -69,14 +69,18 @@ void TieredLayer::plan() {
     const bool                    with_host = view_->model->host_compute && view_->n_tokens() <= max_host_tokens;
     const CopyLayouts &           layouts   = *view_->model->layouts;
     std::vector<MissingExpert>    experts;
+    uint64_t                      n_bytes_left = 0; // of copies that were begun ahead
     for (uint32_t i : missing_) {
+        n_bytes_left += ahead_.n_bytes_left(step_->keys()[i]);
         const CopyLayout & layout = layouts.of(step_->keys()[i]);
         experts.push_back({step_->keys()[i].precision, step_->n_rows(i), layout.parts[parts.front()].n_bytes,
                            static_cast<uint32_t>(parts.size() - 1), layout.parts[parts.back()].n_bytes,
                            ahead_.n_begun(step_->keys()[i], parts)});
     }
     if (with_host) {
-        plan_                = plan_step(experts, view_->model->tier->costs());
+        TierCosts costs = view_->model->tier->costs();
+        costs.copy_start_us += static_cast<double>(n_bytes_left) * costs.copy_us_per_byte;
+        plan_                = plan_step(experts, costs);
         const auto uses_host = [](const std::vector<Place> & places) {
             return std::find(places.begin(), places.end(), Place::host) != places.end();
         };

@@ -89,6 +89,17 @@ uint64_t CopyQueue::n_bytes_under_way() const {
     return n_bytes_under_way_;
 }
 
+uint64_t CopyQueue::n_bytes_left(uint64_t tag) const {
+    MutexLock lock(mu_);
+    uint64_t  n = 0;
+    for (const std::deque<Queued> * jobs : {&demand_, &background_}) {
+        for (const Queued & queued : *jobs) {
+            n += queued.job.tag == tag ? queued.job.n_bytes : 0;
+        }
+    }
+    return n;
+}
+
 CopyStats CopyQueue::stats() const {
     MutexLock lock(mu_);
     return stats_;

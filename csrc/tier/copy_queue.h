@@ -51,6 +51,7 @@ class CopyQueue {
 
     uint64_t  n_demand_bytes() const; // queued and not begun
     uint64_t  n_bytes_under_way() const;
+    uint64_t  n_bytes_left(uint64_t tag) const; // not begun of a job
     CopyStats stats() const;
 
   private:

@@ -191,8 +191,11 @@ class TierStep {
     // Gives up a copy that has not begun, and its buffer. False: it has.
     bool cancel(int32_t buffer_idx);
     // Gives up all buffers without waiting: what was not begun is not copied. `hold` keeps the sources of what was.
-    void abandon(const std::shared_ptr<const void> & hold);
-    bool is_copied(int32_t buffer_idx) const;
+    void     abandon(const std::shared_ptr<const void> & hold);
+    bool     is_copied(int32_t buffer_idx) const;
+    uint64_t n_bytes_left(int32_t buffer_idx) const {
+        return tier_.queue_.n_bytes_left(static_cast<uint64_t>(buffer_idx));
+    }
     void wait_copy(int32_t buffer_idx);
     // What reads the buffer was computed. REQUIRES: wait_copy().
     void     release(int32_t buffer_idx);
