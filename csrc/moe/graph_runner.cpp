@@ -20,7 +20,7 @@ bool has_own_memory(ggml_backend_t backend) {
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner), gates_(inner),
-      recorder_(inner), tiered_(inner) {}
+      tiered_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -62,13 +62,11 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     inner_.reserve_nodes(n_nodes);
     inner_.set_parent(is_gpu_ ? graph : nullptr);
     begin_pass(graph);
-    recorder_.begin_graph(graph, is_expert_buffer_);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
             gates_.on_node(inner_, node);
-            recorder_.on_node(inner_, node);
             if (filter_.is_selection(node)) {
                 if (Status status = compute_run(); !status.ok()) {
                     return status;
@@ -117,7 +115,8 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
         }
     }
     filter_.begin_graph(model);
-    gates_.begin_graph(graph, 0);
+    recorder_.begin_graph(model);
+    gates_.begin_graph(graph, recorder_.n_gate_layers());
     if (model == nullptr) {
         return; // not a pass through the layers
     }
@@ -134,7 +133,7 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
         planned_for_     = model;
         planned_version_ = model->prefetch_version;
     }
-    gates_.begin_graph(graph, planner_->n_gate_layers());
+    gates_.begin_graph(graph, std::max(planner_->n_gate_layers(), recorder_.n_gate_layers()));
     token_ids_.clear();
     if (tokens != nullptr && tokens->type == GGML_TYPE_I32 && ggml_nelements(tokens) == n_tokens) {
         token_ids_.resize(n_tokens);
@@ -170,7 +169,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (Status status = step_.select(view_); !status.ok()) {
         return status;
     }
-    if (Status status = recorder_.on_layer(view_, step_.ids()); !status.ok()) {
+    if (Status status = recorder_.on_layer(view_, step_.ids(), gates_); !status.ok()) {
         return status;
     }
     const int  first_idx = view_.nodes.front().node_idx;
