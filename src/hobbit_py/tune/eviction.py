@@ -87,4 +87,11 @@ def search_eviction(
         best_bytes, best = default_bytes, default
     if best_bytes > lru_bytes:
         best_bytes, best = lru_bytes, ("lru", {})
-    return EvictionTuning(best[0], best[1], best_bytes / lru_bytes, trace.n_tokens, expert_memory_bytes)
+    return EvictionTuning(
+        precision="exact" if precision is None else "mixed",
+        name=best[0],
+        parameters=best[1],
+        miss_ratio=best_bytes / lru_bytes,
+        tokens=trace.n_tokens,
+        expert_memory_bytes=expert_memory_bytes,
+    )
