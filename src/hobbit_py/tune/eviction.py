@@ -35,6 +35,7 @@ def candidates() -> list[Candidate]:
     found += [("next-use", {"layer_weight": weight}) for weight in (0.0, 0.9)]
     found += [("next-use", {"follow_weight": weight}) for weight in (0.0, 0.4)]
     found += [("next-use", {"later_weight": weight}) for weight in (0.1, 0.6)]
+    found += [("next-use", {"learning_rate": rate}) for rate in (0.0, 0.1)]
     found += [("ranked-frequency", {"later_weight": weight}) for weight in (0.1, 0.6)]
     for lru in range(_GRID_STEPS + 1):
         for lfu in range(_GRID_STEPS + 1 - lru):
