@@ -133,6 +133,10 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
         planned_for_     = model;
         planned_version_ = model->prefetch_version;
     }
+    if (planned_sequence_ != model->sequence) {
+        planner_->begin_sequence();
+        planned_sequence_ = model->sequence;
+    }
     gates_.begin_graph(graph, std::max(planner_->n_gate_layers(), recorder_.n_gate_layers()));
     token_ids_.clear();
     if (tokens != nullptr && tokens->type == GGML_TYPE_I32 && ggml_nelements(tokens) == n_tokens) {
