@@ -46,9 +46,9 @@ NextUse::NextUse(const EvictionModel & model, double decay, double last_weight, 
       learning_rate_(learning_rate), before_(layers_before(model.n_expert)) {
     const Neighbours neighbours(model.n_expert);
     for (size_t i = 0; i < model.n_expert.size(); i++) {
-        const uint32_t n = model.n_expert[i];
-        layers_.emplace_back(n, learning_rate > 0.0 ? Correction(neighbours.n_before[i], n, neighbours.n_after[i])
-                                                    : Correction(0, n, 0));
+        const bool learns = learning_rate > 0.0;
+        layers_.emplace_back(learns ? neighbours.n_before[i] : 0, model.n_expert[i],
+                             learns ? neighbours.n_after[i] : 0);
     }
 }
 

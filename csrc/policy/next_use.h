@@ -36,8 +36,9 @@ class NextUse : public EvictionPolicy {
         uint64_t     last = 0; // token of the last use
     };
     struct Layer {
-        Layer(uint32_t n_expert, Correction correction)
-            : experts(n_expert), followers(n_expert), correction(std::move(correction)), counted(n_expert),
+        // n_before, n_after: experts of the layers that route before and after it, if it learns of them.
+        Layer(uint32_t n_before, uint32_t n_expert, uint32_t n_after)
+            : experts(n_expert), followers(n_expert), correction(n_before, n_expert, n_after), counted(n_expert),
               chances(n_expert), hi_shares(n_expert) {}
 
         void set_chances(); // from what was counted and the correction
