@@ -221,11 +221,13 @@ def _trace(folder: Path) -> Target:
 
 
 def _tune(model: Path) -> Target:
-    save_tuning([model], model, TUNING, EvictionTuning("lru", {}, 0.9, 100, 1 << 20))
+    save_tuning([model], model, TUNING, [EvictionTuning("exact", "lru", {}, 0.9, 100, 1 << 20)])
     path = tuning_path(model)
 
     def read() -> bool:
-        return load_tuning([model], model) is not None or load_eviction([model], 1 << 20) is not None
+        is_usable = load_tuning([model], model) is not None or load_eviction([model], 1 << 20, "exact") is not None
+        save_tuning([model], None, None)  # keeps what is usable
+        return is_usable
 
     return Target(path, path.read_bytes(), change_json, read)
 

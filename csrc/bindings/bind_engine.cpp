@@ -212,7 +212,11 @@ void bind_engine(py::module_ & m) {
         .def("unfilled_bytes", [](Engine & e) { return loader_of(e).unfilled_bytes(); })
         .def("drive_bytes_s", [](Engine & e) { return loader_of(e).prefetch_state().read_bytes_s; })
         .def("stream_bytes", [](Engine & e) { return loader_of(e).stream_bytes(); })
-        .def("reset_sequence", [](Engine & e) { loader_of(e).reset_sequence(); })
+        .def("reset_sequence",
+             [](Engine & e) {
+                 e.begin_sequence();
+                 loader_of(e).reset_sequence();
+             })
         .def("clear_cache", [](Engine & e) { loader_of(e).clear(); })
         .def(
             "warm",

@@ -3,6 +3,7 @@
 #include "device/device.h"
 #include "engine/fill_tier.h"
 #include "io/pread_reader.h"
+#include "policy/next_use.h"
 #include "store/store_error.h"
 #include "store/weights_check.h"
 
@@ -348,7 +349,8 @@ uint64_t Engine::all_slots_bytes(Precision precision) const {
 
 uint64_t Engine::io_bytes(const LoaderOptions & options) const {
     return Loader::stream_ring_bytes(layouts_, reader_->alignment(), options.stream_bytes) +
-           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20) + gate_bank_bytes();
+           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20) + gate_bank_bytes() +
+           NextUse::n_bytes(experts_.predictor_model.n_expert); // of the policies, the one with the largest tables
 }
 
 } // namespace hobbit

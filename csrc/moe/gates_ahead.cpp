@@ -20,6 +20,19 @@ int stage_layer(const ggml_tensor * node, const char * stage) {
     return std::atoi(at + n + 1);
 }
 
+// The device's memory need not be the host's.
+void copy_to(DeviceScratch & scratch, const std::vector<char> & bytes) {
+    ggml_tensor all = {};
+    all.type        = GGML_TYPE_I8;
+    all.ne[0]       = static_cast<int64_t>(bytes.size());
+    all.ne[1] = all.ne[2] = all.ne[3] = 1;
+    all.nb[0]                         = 1;
+    all.nb[1] = all.nb[2] = all.nb[3] = bytes.size();
+    all.buffer                        = scratch.buffer();
+    all.data                          = scratch.data();
+    ggml_backend_tensor_set(&all, bytes.data(), 0, bytes.size());
+}
+
 } // namespace
 
 void GatesAhead::find_routers(ggml_cgraph * graph) {
@@ -71,26 +84,18 @@ bool GatesAhead::make_bank() {
     if (!bank_.reserve(first_row_.back() * row_bytes)) {
         return false;
     }
-    std::vector<uint8_t> bank(first_row_.back() * row_bytes);
+    std::vector<char> bank(first_row_.back() * row_bytes);
     for (size_t i = 0; i < routers_.size(); ++i) {
         const ggml_tensor * weights = routers_[i].logits->src[0];
         ggml_backend_tensor_get(weights, bank.data() + first_row_[i] * row_bytes, 0, ggml_nbytes(weights));
     }
     fold_norms(bank);
-    ggml_tensor all = {};
-    all.type        = GGML_TYPE_I8;
-    all.ne[0]       = static_cast<int64_t>(bank.size());
-    all.ne[1] = all.ne[2] = all.ne[3] = 1;
-    all.nb[0]                         = 1;
-    all.nb[1] = all.nb[2] = all.nb[3] = bank.size();
-    all.buffer                        = bank_.buffer();
-    all.data                          = bank_.data();
-    ggml_backend_tensor_set(&all, bank.data(), 0, bank.size());
+    copy_to(bank_, bank);
     banked_ = first->data;
     return true;
 }
 
-void GatesAhead::fold_norms(std::vector<uint8_t> & bank) {
+void GatesAhead::fold_norms(std::vector<char> & bank) {
     const auto n_embd = static_cast<size_t>(routers_.front().logits->src[0]->ne[0]);
     const auto read   = [&](const Router & router) {
         std::vector<float> norm(n_embd);

@@ -46,7 +46,7 @@ class GatesAhead {
 
     void find_routers(ggml_cgraph * graph);
     bool make_bank();
-    void fold_norms(std::vector<uint8_t> & bank);
+    void fold_norms(std::vector<char> & bank);
     void read_logits(const Router & router, uint32_t first_row, std::vector<float> & logits);
 
     DeviceScratch                   bank_;              // the routers' weights, in graph order

@@ -30,7 +30,7 @@ bool has_own_memory(ggml_backend_t backend) {
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner), gates_(inner),
-      reads_(inner), recorder_(inner), tiered_(inner) {}
+      reads_(inner), tiered_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -87,7 +87,6 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
     inner_.reserve_nodes(n_nodes);
     inner_.set_parent(is_gpu_ ? graph : nullptr);
     begin_pass(graph);
-    recorder_.begin_graph(graph, is_expert_buffer_);
     for (int i = 0; i < n_nodes;) {
         ggml_tensor * node = ggml_graph_node(graph, i);
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
@@ -96,7 +95,6 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
             if (!is_gpu_) { // which fuses nodes: there the product comes last in the run
                 gates_.add_product(inner_);
             }
-            recorder_.on_node(inner_, node);
             if (filter_.is_selection(node)) {
                 if (Status status = compute_run(); !status.ok()) {
                     return status;
@@ -144,7 +142,8 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
         }
     }
     filter_.begin_graph(model);
-    gates_.begin_graph(graph, 0);
+    recorder_.begin_graph(model);
+    gates_.begin_graph(graph, recorder_.n_gate_layers());
     if (model == nullptr) {
         return; // not a pass through the layers
     }
@@ -165,7 +164,11 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
         planned_for_     = model;
         planned_version_ = model->prefetch_version;
     }
-    gates_.begin_graph(graph, planner_->n_gate_layers());
+    if (planned_sequence_ != model->sequence) {
+        planner_->begin_sequence();
+        planned_sequence_ = model->sequence;
+    }
+    gates_.begin_graph(graph, std::max(planner_->n_gate_layers(), recorder_.n_gate_layers()));
     token_ids_.clear();
     if (tokens != nullptr && tokens->type == GGML_TYPE_I32 && ggml_nelements(tokens) == n_tokens) {
         token_ids_.resize(n_tokens);
@@ -219,7 +222,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (Status status = step_.select(view_, reads_); !status.ok()) {
         return status;
     }
-    if (Status status = recorder_.on_layer(view_, step_.ids()); !status.ok()) {
+    if (Status status = recorder_.on_layer(view_, step_.ids(), gates_, reads_); !status.ok()) {
         return status;
     }
     const int  first_idx = view_.nodes.front().node_idx;

@@ -74,8 +74,9 @@ class GraphRunner {
     const std::vector<int32_t>   every_lease_;
 
     std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version
-    const ModelExperts *             planned_for_     = nullptr;
-    uint64_t                         planned_version_ = 0;
+    const ModelExperts *             planned_for_      = nullptr;
+    uint64_t                         planned_version_  = 0;
+    uint64_t                         planned_sequence_ = 0;
     std::vector<Pending>             pending_;
     std::vector<uint32_t>            ready_;
     std::vector<uint32_t>            arrived_;

@@ -67,6 +67,7 @@ struct ModelExperts {
     PrefetchOptions  prefetch;
     PredictorShared  predictor_shared;
     uint64_t         prefetch_version = 0; // changes with the two
+    uint64_t         sequence         = 0; // changes when a new one begins; set between graphs
     PredictorModel   predictor_model;
     PredictionCounts prediction_counts;
     // Lossy, and "none" unless asked for. Set between graphs.

@@ -1,8 +1,8 @@
-// Fills a RouteLog. Predictions are those of HOBBIT's stacked gates (arXiv 2411.01433, section 3.3): the routers of the
-// next layers, applied to this layer's router input.
+// Fills a RouteLog. Predictions are those of HOBBIT's stacked gates (arXiv 2411.01433, section 3.3): the logits that
+// GatesAhead has of the layers ahead, as the predictor of that name gets them.
 #pragma once
 
-#include "moe/inner_graph.h"
+#include "moe/gates_ahead.h"
 #include "moe/layer_view.h"
 #include "moe/route_log.h"
 
@@ -13,39 +13,29 @@ namespace hobbit {
 
 class RouteRecorder {
   public:
-    explicit RouteRecorder(ggml_backend_t backend) : scratch_(backend) {}
+    // A graph of this model begins (nullptr: of none). It is recorded if the model keeps a log.
+    void begin_graph(const ModelExperts * model) { is_on_ = model != nullptr && model->route_log != nullptr; }
 
-    // Looks up the routers of a graph whose model keeps a log; of others it records nothing.
-    void begin_graph(ggml_cgraph * graph, IsExpertBuffer is_expert_buffer);
-
-    // To be called with every ordinary node that was just added to `inner`: after a router it adds one product of the
-    // same input for each layer predicted.
-    void on_node(InnerGraph & inner, const ggml_tensor * node);
+    // How many layers ahead gates should be given for; 0: they are not used.
+    uint32_t n_gate_layers() const { return is_on_ ? RouteLog::max_distance : 0; }
 
     // Keeps the layer's gate weights: to be called before anything is skipped, since that makes them zero. REQUIRES:
     // the run with its router was computed.
     void read_weights(const LayerView & view);
 
-    // The layer selected ids [n_tokens][n_used]. REQUIRES: read_weights() was called for it.
-    Status on_layer(const LayerView & view, const std::vector<int32_t> & ids);
+    // The layer selected ids [n_tokens][n_used], and those after it might select what `gates` say. REQUIRES:
+    // read_weights() was called for it.
+    Status on_layer(const LayerView & view, const std::vector<int32_t> & ids, GatesAhead & gates,
+                    const DeviceReads & reads);
 
   private:
-    struct Router {
-        const ggml_tensor * logits    = nullptr; // MUL_MAT(weights [n_embd, n_expert], input [n_embd, n_tokens])
-        int                 layer_idx = 0;
-    };
+    void add_predictions(const LayerView & view, const GateLogits & gates, uint32_t token);
+    void add_best(RouteLog & log, size_t at); // of shares_
 
-    void add_predictions(RouteLog & log, int64_t token);
-
-    bool                     is_on_ = false;
-    DeviceScratch            scratch_;
-    std::vector<Router>      routers_; // in graph order
-    size_t                   next_router_  = 0;
-    int                      source_layer_ = -1; // whose router input the predictions were made from
-    std::vector<ggml_tensor> predictions_;       // [distance - 1], F32 [n_expert, n_tokens]
-    std::vector<float>       logits_;            // of one token
-    std::vector<float>       weights_;           // of a batch
-    std::vector<int32_t>     order_;
+    bool                 is_on_ = false;
+    std::vector<float>   weights_; // of a batch
+    std::vector<float>   shares_;  // of a token's gate weight in a layer ahead, [n_expert]
+    std::vector<int32_t> order_;
 };
 
 } // namespace hobbit

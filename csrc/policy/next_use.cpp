@@ -1,19 +1,94 @@
 #include "policy/next_use.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace hobbit {
 
+namespace {
+
+constexpr double least_share = 0.5; // of a counted chance that a correction leaves
+
+// The layer that routes before each layer with experts, [n_layers]: the last one before the first.
+std::vector<uint16_t> layers_before(const std::vector<uint32_t> & n_expert) {
+    std::vector<uint16_t> before(n_expert.size());
+    uint16_t              last = 0;
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < n_expert.size(); i++) {
+            before[i] = last;
+            last      = n_expert[i] > 0 ? static_cast<uint16_t>(i) : last;
+        }
+    }
+    return before;
+}
+
+// The experts of the layers that route before and after each layer, [n_layers].
+struct Neighbours {
+    explicit Neighbours(const std::vector<uint32_t> & n_expert) : n_before(n_expert.size()), n_after(n_expert.size()) {
+        const std::vector<uint16_t> before = layers_before(n_expert);
+        for (size_t i = 0; i < n_expert.size(); i++) {
+            if (n_expert[i] > 0) {
+                n_before[i]        = n_expert[before[i]];
+                n_after[before[i]] = n_expert[i];
+            }
+        }
+    }
+
+    std::vector<uint32_t> n_before, n_after;
+};
+
+} // namespace
+
 NextUse::NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight,
-                 double follow_weight, double later_weight)
+                 double follow_weight, double later_weight, double learning_rate)
     : decay_(decay), rate_of_count_(1.0 - decay), last_weight_(last_weight), layer_weight_(layer_weight),
       follow_weight_(follow_weight), later_weight_(model.lo_cost > 0.0 ? later_weight : 1.0),
-      layers_(model.n_expert.begin(), model.n_expert.end()) {}
+      learning_rate_(learning_rate), before_(layers_before(model.n_expert)) {
+    const Neighbours neighbours(model.n_expert);
+    for (size_t i = 0; i < model.n_expert.size(); i++) {
+        const bool learns = learning_rate > 0.0;
+        layers_.emplace_back(learns ? neighbours.n_before[i] : 0, model.n_expert[i],
+                             learns ? neighbours.n_after[i] : 0);
+    }
+}
+
+uint64_t NextUse::n_bytes(const std::vector<uint32_t> & n_expert) {
+    const Neighbours neighbours(n_expert);
+    uint64_t         bytes = 0;
+    for (size_t i = 0; i < n_expert.size(); i++) {
+        bytes += Correction::n_bytes(neighbours.n_before[i], n_expert[i], neighbours.n_after[i]) +
+                 uint64_t{n_expert[i]} * n_expert[i]; // followers
+    }
+    return bytes;
+}
+
+void NextUse::Layer::set_chances() {
+    for (size_t e = 0; e < chances.size(); e++) {
+        chances[e] = std::max(least_share * counted[e], counted[e] + correction.sum()[e]);
+    }
+}
+
+// A pass tells what came after the last token, by its first one; its last one is what the next pass comes after.
+void NextUse::correct(const Routing & routing) {
+    Layer &         layer = layers_[routing.layer_idx];
+    const int32_t * last  = routing.expert_idxs + size_t{routing.n_tokens - 1} * routing.n_used;
+    layer.correction.clear();
+    layer.correction.add(Correction::Place::own, last, routing.n_used);
+    const uint16_t before = before_[routing.layer_idx];
+    if (routed_idx_ == before && before != routing.layer_idx) {
+        layer.correction.add(Correction::Place::before, routed_.data(), static_cast<uint32_t>(routed_.size()));
+        layers_[before].correction.add(Correction::Place::after, last, routing.n_used);
+        layers_[before].set_chances();
+    }
+    routed_idx_ = routing.layer_idx;
+    routed_.assign(last, last + routing.n_used);
+}
 
 void NextUse::on_route(const Routing & routing) {
     assert(routing.layer_idx < layers_.size() && routing.n_tokens > 0);
     Layer &        layer = layers_[routing.layer_idx];
     const uint64_t pass  = layer.n_tokens; // the clock before this batch
+    layer.correction.learn(learning_rate_, layer.counted, routing.expert_idxs, routing.n_used);
     for (uint32_t token = 0; token < routing.n_tokens; token++) {
         const int32_t * expert_idxs = routing.expert_idxs + size_t{token} * routing.n_used;
         layer.n_tokens++;
@@ -39,12 +114,16 @@ void NextUse::on_route(const Routing & routing) {
     for (size_t e = 0; e < rates_.size(); e++) {
         const Expert & expert    = layer.experts[e];
         const double   by_itself = (1.0 - last_weight_) * rates_[e] + (expert.last > pass ? last_weight_ : 0.0);
-        layer.chances[e]         = (1.0 - follow_weight_) * by_itself + follow_weight_ * following_[e];
+        layer.counted[e]         = (1.0 - follow_weight_) * by_itself + follow_weight_ * following_[e];
 
         const double uses  = decay_.at(expert.uses, layer.n_tokens);
         const double best  = uses > 0.0 ? decay_.at(expert.uses_as_best, layer.n_tokens) / uses : 0.0;
         layer.hi_shares[e] = later_weight_ + (1.0 - later_weight_) * best;
     }
+    if (learning_rate_ > 0.0) {
+        correct(routing);
+    }
+    layer.set_chances();
 }
 
 double NextUse::score(ExpertKey key) const {
@@ -61,7 +140,9 @@ double NextUse::score(ExpertKey key) const {
 void NextUse::reset() {
     for (Layer & layer : layers_) {
         layer.followers.forget_last();
+        layer.correction.clear();
     }
+    routed_idx_ = no_layer;
 }
 
 } // namespace hobbit

@@ -36,6 +36,11 @@ Hybrid::Hybrid(const PredictorModel & model, std::shared_ptr<const HybridWeights
     }
 }
 
+void Hybrid::begin_sequence() {
+    last_.assign(last_.size(), {});
+    now_.assign(now_.size(), {});
+}
+
 void Hybrid::begin_pass(const int32_t * token_ids, uint32_t n_tokens) {
     token_rows_.assign(n_tokens, static_cast<int32_t>(weights_->n_token_rows) - 1);
     for (uint32_t t = 0; token_ids != nullptr && t < n_tokens; t++) {

@@ -26,6 +26,7 @@ class Hybrid final : public Predictor {
 
     const char * name() const override { return "hybrid"; }
     bool         wants_gates() const override { return true; }
+    void         begin_sequence() override;
     void         begin_pass(const int32_t * token_ids, uint32_t n_tokens) override;
     void         observe(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) override;
     uint32_t     predict(const PredictionTarget & target, std::vector<float> & rows) override;

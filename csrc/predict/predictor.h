@@ -39,6 +39,9 @@ class Predictor {
     // Whether it wants the routers of layers ahead applied (PredictionTarget::gate_logits).
     virtual bool wants_gates() const { return false; }
 
+    // What comes next does not go on with what came before.
+    virtual void begin_sequence() {}
+
     // A forward pass over these tokens begins; token_ids [n_tokens], or nullptr if they are not known.
     virtual void begin_pass(const int32_t * token_ids, uint32_t n_tokens) { (void)token_ids, (void)n_tokens; }
 

@@ -31,6 +31,15 @@ PrefetchPlanner::PrefetchPlanner(const PrefetchOptions & options, const Predicto
     controller_          = StepController(depth_);
 }
 
+void PrefetchPlanner::begin_sequence() {
+    for (auto & of_layer : bets_) {
+        for (Bet & bet : of_layer) {
+            bet.n_rows = 0;
+        }
+    }
+    predictor_->begin_sequence();
+}
+
 void PrefetchPlanner::begin_pass(const int32_t * token_ids, uint32_t n_tokens) {
     n_tokens_ = n_tokens;
     if (record_) {

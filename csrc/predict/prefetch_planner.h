@@ -52,6 +52,8 @@ class PrefetchPlanner {
     // How many layers ahead gates should be given for; 0: they are not used.
     uint32_t n_gate_layers() const { return predictor_->wants_gates() ? depth_ : 0; }
 
+    // What comes next does not go on with what came before.
+    void begin_sequence();
     void begin_pass(const int32_t * token_ids, uint32_t n_tokens);
 
     // The layer at work selected expert_idxs [n_tokens][n_used].

@@ -10,6 +10,7 @@ class PreviousToken final : public Predictor {
     explicit PreviousToken(const PredictorModel & model) : last_(model.n_expert.size()) {}
 
     const char * name() const override { return "previous-token"; }
+    void         begin_sequence() override { last_.assign(last_.size(), {}); }
     void         observe(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) override;
     uint32_t     predict(const PredictionTarget & target, std::vector<float> & rows) override;
 

@@ -43,6 +43,11 @@ void RequestTrace::begin_matching() {
     is_matched_ = false;
 }
 
+void RequestTrace::begin_sequence() {
+    end_request();
+    begin_matching();
+}
+
 void RequestTrace::begin_pass(const int32_t *, uint32_t n_tokens) {
     const Phase phase = n_tokens > max_decode_tokens ? Phase::prompt : Phase::decode;
     if (phase == phase_) {

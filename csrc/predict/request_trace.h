@@ -17,6 +17,7 @@ class RequestTrace final : public Predictor {
     ~RequestTrace() override; // the request ends
 
     const char * name() const override { return "request-trace"; }
+    void         begin_sequence() override;
     void         begin_pass(const int32_t * token_ids, uint32_t n_tokens) override;
     void         observe(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) override;
     uint32_t     predict(const PredictionTarget & target, std::vector<float> & rows) override;

@@ -17,8 +17,17 @@ from .policies import (
     eviction_policy,
     preset_of,
 )
-from .policies.presets import AUTO, DEFAULT
+from .policies.presets import AUTO
 from .tune import load_eviction
+
+
+@dataclass(frozen=True)
+class ChosenEviction:
+    """A policy, which it is and where it is from ("lfru, chosen by hobbit tune"), and whether that is hobbit tune."""
+
+    policy: EvictionPolicy
+    description: str
+    is_tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,22 +54,23 @@ class Choice:
             return asked
         return {"none": None, "cache-prior": CachePrior(), "substitute": Substitute()}[self.preset.router_filter]
 
-    def eviction_for(self, model_paths: Sequence[str], expert_memory_bytes: int) -> tuple[EvictionPolicy, str]:
-        """The policy, and a sentence's end about where it is from."""
+    def eviction_for(self, model_paths: Sequence[str], expert_memory_bytes: int, precision: str) -> ChosenEviction:
+        """The policy for a model with so much memory for experts, in "exact" or "mixed" mode."""
+        if isinstance(self.eviction, str):
+            return ChosenEviction(eviction_policy(self.eviction), f"{self.eviction}, as asked")
         if self.eviction is not None:
-            if isinstance(self.eviction, str):
-                return eviction_policy(self.eviction), f"{self.eviction}, as asked"
-            return self.eviction, f"{type(self.eviction).__name__}, as asked"
-        if self.is_auto:
-            tuned = load_eviction(model_paths, expert_memory_bytes)
-            if tuned is not None:
-                return eviction_policy(tuned.name, tuned.parameters), f"{tuned.name}, chosen by hobbit tune"
-        return eviction_policy(self.preset.eviction, self.preset.eviction_parameters), self.preset.eviction
+            return ChosenEviction(self.eviction, f"{type(self.eviction).__name__}, as asked")
+        tuned = load_eviction(model_paths, expert_memory_bytes, precision) if self.is_auto else None
+        if tuned is not None:
+            policy = eviction_policy(tuned.name, tuned.parameters)
+            return ChosenEviction(policy, f"{tuned.name}, chosen by hobbit tune", is_tuned=True)
+        policy = eviction_policy(self.preset.eviction, self.preset.eviction_parameters)
+        return ChosenEviction(policy, self.preset.eviction)
 
 
 def choose(preset: str, eviction: EvictionPolicy | str | None) -> Choice:
     """Checks what was asked for before anything is loaded; raises UsageError."""
-    chosen = DEFAULT if preset == AUTO else preset_of(preset)
+    chosen = preset_of(preset)
     if isinstance(eviction, str):
         eviction_policy(eviction)
     elif eviction is not None and not isinstance(eviction, EvictionPolicy):

@@ -242,8 +242,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         loader_options = plan.loader_options
         loader_options.fill = prefetch_settings.predictor != "none" and not plan.all_on_device
         engine.set_host_compute(host_compute)
-        eviction_used, self.eviction = chosen.eviction_for(engine.paths, loader_options.expert_memory_bytes)
-        set_eviction(loader_options, eviction_used)
+        evicting = chosen.eviction_for(
+            engine.paths, loader_options.expert_memory_bytes, "exact" if lo_path is None else "mixed"
+        )
+        self.eviction = evicting.description
+        if evicting.is_tuned:
+            self.note = f"{self.note or ''} Eviction: {evicting.description}.".lstrip()
+        set_eviction(loader_options, evicting.policy)
         try:
             engine.set_expert_memory(loader_options)
         except RuntimeError as error:  # of an eviction policy of one's own
@@ -377,7 +382,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             maps = load_hybrid(engine.paths)
             if maps is None:
                 raise UsageError(
-                    f"The hybrid predictor was not trained for {engine.paths[0]!r} yet; hobbit_py.train_predictor "
+                    f"The hybrid predictor was not trained for {engine.paths[0]!r} yet; 'hobbit tune --predictor-only' "
                     f"does that."
                 )
             try:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hobbit_py.bundled import bundled_model, sample_text
+from hobbit_py.simulate import load_trace
 
 QUARTER = "7MiB"  # of the bundled model's experts
 
@@ -140,12 +142,47 @@ def test_trace_simulate_and_tune_eviction(tmp_path: Path) -> None:
     by_name = {(row["preset"], row["capacity"]): row for row in rows}
     assert by_name["baseline", 0.5]["hit_rate"] > by_name["baseline", 0.25]["hit_rate"]
     assert 0.5 < by_name["mixtral-offloading", 0.25]["recall"][0] <= 1
+    (known,) = json.loads(
+        hobbit("simulate", trace, "--capacity", "25%", "--preset", "auto", "--predictor", "oracle", "--json").stdout
+    )
+    assert (known["preset"], known["recall"]) == ("default", [1.0, 1.0, 1.0])
+    assert known["stall_s"] < by_name["default", 0.25]["stall_s"]
 
     arguments = ("--expert-memory", QUARTER, "--tokens", "96", "--ctx", "96")
     tuned = report("tune", path, "--eviction-only", *arguments)
-    assert tuned["eviction"]["miss_ratio"] <= 1
+    assert tuned["eviction"]["exact"]["miss_ratio"] <= 1
     stored = json.loads(Path(tuned["stored"]).read_text())
     assert stored["eviction"] == tuned["eviction"]
+    done = hobbit("perplexity", path, "--text", sample_text(), "--tokens", "8", "--expert-memory", QUARTER)
+    assert f"Eviction: {tuned['eviction']['exact']['name']}, chosen by hobbit tune." in done.stderr
+
+
+def test_a_trace_is_of_what_the_router_chose(tmp_path: Path) -> None:
+    traces = []
+    for preset in ("baseline", "cache-prior"):
+        path = tmp_path / f"{preset}.npz"
+        arguments = ("--text", sample_text(), "--tokens", "32", "--threads", "1", "--expert-memory", QUARTER)
+        done = hobbit("trace", "--preset", preset, *arguments, "-o", path)
+        assert done.returncode == 0, done.stderr
+        traces.append(load_trace(path))
+    assert np.array_equal(traces[0].expert_idxs, traces[1].expert_idxs)
+
+
+def test_what_a_router_filter_costs_is_measured_against_the_unfiltered_model() -> None:
+    arguments = ("--text", sample_text(), "--tokens", "64", "--ctx", "64", "--expert-memory", QUARTER)
+    assert report("perplexity", "--preset", "cache-prior", "--against", "exact", *arguments)["kl_mean"] > 1e-4
+    assert report("perplexity", "--preset", "baseline", "--against", "exact", *arguments)["kl_mean"] == 0
+
+
+def test_the_predictor_that_a_preset_needs_is_trained(tmp_path: Path) -> None:
+    path = Path(shutil.copy(bundled_model(), tmp_path / "model.gguf"))
+    arguments = ("perplexity", path, "--text", sample_text(), "--tokens", "32", "--preset", "expertflow")
+    assert "'hobbit tune --predictor-only' does that" in hobbit(*arguments).stderr
+    trained = report("tune", path, "--predictor-only", "--tokens", "768", "--expert-memory", QUARTER)
+    assert Path(trained["path"]).is_file()
+    assert trained["n_tokens"] == 768
+    assert all(0.5 < recall <= 1 for recall in (*trained["recall_gates"], *trained["recall_hybrid"]))
+    assert hobbit(*arguments).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -156,6 +193,9 @@ def test_trace_simulate_and_tune_eviction(tmp_path: Path) -> None:
         (("simulate", "t.npz", "--capacity", "all"), "'all' is not a share"),
         (("simulate", "t.npz", "--preset", "hobit"), "did you mean 'hobbit'"),
         (("simulate", "t.npz", "--eviction", "lruu"), "did you mean 'lru'"),
+        (("simulate", "t.npz", "--predictor", "hybrid"), "'hybrid' cannot be simulated"),
+        (("tune", "--eviction-only", "--predictor-only"), "exclude each other"),
+        (("tune", "--predictor-only", "--tokens", "64"), "takes at least 512"),
         (("trace", bundled_model(), "--text", sample_text(), "-o", "missing/t.npz"), "There is no folder"),
     ],
 )

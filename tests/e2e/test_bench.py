@@ -69,6 +69,18 @@ def test_tables_and_estimated_compute_time() -> None:
     assert "~: token time less its stalls" in done.stdout
 
 
+def test_a_preset_runs_with_its_policies() -> None:
+    """The one that changes what is routed: more of it is resident, and other tokens are no mistake of exact mode's."""
+    hits = []
+    for preset in ("baseline", "cache-prior"):
+        done = bench("--preset", preset, "--expert-memory", "25%,50%", "--no-reference", "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["preset"] == preset
+        hits.append(found["figures"][0]["hit_rate"])
+    assert hits[1] > hits[0] + 0.05
+
+
 def test_a_budget_that_is_too_small_is_told_and_the_others_are_measured() -> None:
     done = bench("--memory", "1MiB,1GiB", "--no-reference", "--json")
     assert done.returncode == 0, done.stderr
@@ -86,6 +98,7 @@ def test_a_budget_that_is_too_small_is_told_and_the_others_are_measured() -> Non
         (["--memory", "8XB"], "unknown unit"),
         (["--expert-memory", "101%"], "'101%' is not a percentage"),
         (["--precision", "mixed"], "hobbit pack"),
+        (["--preset", "hobit"], "did you mean 'hobbit'"),
         (["--text", "nowhere.txt"], "'nowhere.txt' is not a file"),
         (["nowhere.gguf"], "nowhere.gguf"),
     ],

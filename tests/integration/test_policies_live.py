@@ -1,5 +1,6 @@
 """Eviction policies and presets in a running model: the simulator agrees with the engine, and results never change."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from hobbit_py.policies.eviction.base import Codes, Ids, Probabilities, Scores
 from hobbit_py.policies.presets import Preset
 from hobbit_py.simulate import Trace
 from hobbit_py.simulate.judge import replay_preset
-from hobbit_py.simulate.predictions import guesses_of
+from hobbit_py.simulate.predictions import guesses_of, recall_by_distance
 from hobbit_py.simulate.record import record_trace
 from hobbit_py.simulate.replay import Replayed, all_slots_bytes, make_replay, run_replay
 
@@ -228,6 +229,7 @@ class Listener(OwnLru):
 
 
 def test_a_policy_in_python_is_told_predictions(tiny_model: ModelFactory) -> None:
+    """They are those of a trace, to the last bit."""
     policy = Listener()
     prefetch = Prefetch("stacked-gates", "fixed", 2)
     llama = hobbit_py.Llama(
@@ -236,18 +238,35 @@ def test_a_policy_in_python_is_told_predictions(tiny_model: ModelFactory) -> Non
     trace = record_trace(llama, WINDOWS)
     llama.close()
     step_of = {int(layer): step for step, layer in enumerate(trace.layers)}
-    n_layers = len(step_of)
     told = [row for row in policy.told if step_of[row[0]] < step_of[row[1]]]  # the last layers' are of no gates
-    assert len(told) == trace.n_tokens * (2 * n_layers - 3)
-    assert {step_of[target] - step_of[source] for source, target, *_ in told} == {1, 2}
-    of_first_layer = [row for row in told if step_of[row[0]] == 0 and step_of[row[1]] == 1]
-    n_same = 0
-    for token, (_, _, experts, probabilities) in enumerate(of_first_layer):
-        best = experts[np.argsort(-probabilities, kind="stable")][: trace.n_used]
-        n_same += len(set(best) & set(trace.predicted_idxs[token, 0, 0]))
-        assert ((probabilities > 0) & (probabilities <= 1)).all()
-    # A trace's predictions are of the routers alone, the engine's fold the norms in; a quarter would agree by chance.
-    assert n_same >= 0.8 * trace.n_tokens * trace.n_used
+    assert len(told) == trace.n_tokens * (2 * len(step_of) - 3)
+    n_told: Counter[tuple[int, int]] = Counter()
+    for source, target, experts, probabilities in told:
+        token, distance = n_told[source, target], step_of[target] - step_of[source]
+        n_told[source, target] += 1
+        assert experts.tolist() == trace.predicted_idxs[token, step_of[source], distance - 1].tolist()
+        assert probabilities.tolist() == trace.predicted_weights[token, step_of[source], distance - 1].tolist()
+    assert set(n_told.values()) == {trace.n_tokens}
+
+
+@pytest.mark.parametrize("arch", ["qwen3moe", "llama4", "deepseek2", "glm4moe", "gpt-oss"])
+def test_a_trace_has_the_recall_of_the_engine(tiny_model: ModelFactory, arch: str) -> None:
+    """Whether or not it reads ahead itself: norms, biases and sigmoids of the routers ahead count in both."""
+    preset = Preset("gates", eviction="lru", predictor="stacked-gates")
+    seen = []
+    for keywords in (
+        {"prefetch": Prefetch("stacked-gates", "fixed", 3)},
+        {"prefetch": False},
+        {"device": "CPU", "expert_vram": 1 << 18},  # a tier, whose experts nobody reads ahead
+    ):
+        llama = hobbit_py.Llama(tiny_model(arch), n_threads=1, expert_memory=1 << 30, **keywords)
+        seen.append(recall_by_distance(record_trace(llama, WINDOWS), preset))
+        recall = llama.prediction_recall()
+        llama.close()
+        if len(seen) == 1:
+            assert recall[0] > 0
+            assert seen[0] == pytest.approx(recall[: len(seen[0])])
+    assert seen[1:] == [seen[0], seen[0]]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from support import N_CTX, ModelFactory, StockReference, eval_logits, make_promp
 import hobbit_py
 from hobbit_py.bundled import bundled_model, sample_text
 from hobbit_py.policies import HORIZONS, Prefetch
-from hobbit_py.predict import traces_path
+from hobbit_py.predict import load_traces, traces_path
 from hobbit_py.train_predictor import train_predictor
 
 # Experts are 5 KB here; an eighth of them fit, and four times a token's, which reading ahead asks for.
@@ -84,6 +84,13 @@ def test_requests_are_remembered(tmp_path: Path, tiny_model: ModelFactory) -> No
             recalls.append(model.prediction_recall()[0])
         assert traces_path(path).is_file()
     assert recalls[1] > recalls[0]  # the same request came before
+    traces_path(path).unlink()
+    with closing(load(path, expert_memory="256KiB", prefetch="request-trace")) as model:
+        for _ in range(3):
+            model.reset()
+            model.eval(DECODE[:4])  # no prompt, but a request all the same
+    prompts, decodes = load_traces([str(path)], MODEL["n_layer"] * MODEL["n_expert"])
+    assert (len(prompts), len(decodes)) == (0, 3)
     traces_path(path).write_bytes(b"damaged")
     with closing(load(path, expert_memory="256KiB", prefetch="request-trace")) as model:
         eval_logits(model, PROMPT, DECODE)

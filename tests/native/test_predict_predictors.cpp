@@ -155,6 +155,22 @@ TEST_CASE("a prompt after decoding ends the request, and the next one knows it")
     CHECK(traces->snapshot(Phase::prompt)->size() == 2);
 }
 
+TEST_CASE("a new sequence ends the request, also one without a prompt, and has no previous token") {
+    const auto traces    = std::make_shared<RequestTraces>(12);
+    auto       predictor = make_predictor("request-trace", model, {traces, nullptr, nullptr});
+    auto       previous  = make_predictor("previous-token", model, {});
+    for (uint32_t n_known = 0; n_known < 3; n_known++) {
+        CHECK(traces->snapshot(Phase::decode)->size() == n_known);
+        std::vector<float> rows;
+        CHECK(previous->predict(target_of(0, 0, 1), rows) == 0);
+        for (Predictor * p : {predictor.get(), previous.get()}) {
+            p->begin_pass(nullptr, 1);
+            observe(*p, 0, {2, 3});
+            p->begin_sequence();
+        }
+    }
+}
+
 TEST_CASE("the hybrid adds what it learned to the gates' logits") {
     auto weights          = std::make_shared<HybridWeights>();
     weights->token_rows   = {0, 1};

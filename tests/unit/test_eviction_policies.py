@@ -95,8 +95,41 @@ def test_lru_and_lfu_differ_over_an_old_favourite() -> None:
 
 def test_next_use_knows_what_follows_what() -> None:
     routed = [(0, [expert]) for expert in [1, 2, 3] * 30 + [1]]
-    assert order("next-use", 0, routed)[-1] == 2
-    assert order("next-use", 0, routed, follow_weight=0.0)[-1] == 1
+    assert order("next-use", 0, routed, learning_rate=0.0)[-1] == 2
+    assert order("next-use", 0, routed, learning_rate=0.0, follow_weight=0.0)[-1] == 1
+    assert order("next-use", 0, routed, follow_weight=0.0)[-1] == 2  # learned instead
+
+
+@pytest.mark.parametrize("told_by", [0, 3])
+def test_next_use_learns_what_other_layers_tell_of_the_next_token(told_by: int) -> None:
+    """Layer 2 repeats what the token before drew in the layer before, or after: counts of its own know nothing."""
+    for rate, least, most in ((0.04, 95, 100), (0.0, 0, 40)):
+        rng = np.random.default_rng(0)
+        policy = native("next-use", {"learning_rate": rate})
+        last = 0
+        n_right = 0
+        for token in range(500):
+            drawn = {layer: int(rng.integers(4)) for layer in MOE_LAYERS} | {2: last}
+            if token >= 400:
+                n_right += int(np.argmax(policy.scores()[0, 2, :4]) == last)
+            for layer, expert in sorted(drawn.items()):
+                route(policy, layer, [expert])
+            last = drawn[told_by]
+        assert least <= n_right <= most
+
+
+def test_next_use_learns_nothing_beyond_a_sequence() -> None:
+    scores = {}
+    for rate in (0.04, 0.0):
+        for begins_anew in (True, False):
+            policy = native("next-use", {"learning_rate": rate})
+            for experts in [[1], [2]] * 20:
+                if begins_anew:
+                    policy.reset()
+                route(policy, 0, experts)
+            scores[rate, begins_anew] = policy.scores()[0, 0].tolist()
+    assert scores[0.04, True] == scores[0.0, True]
+    assert scores[0.04, False] != scores[0.0, False]
 
 
 def test_next_use_counts_no_followers_beyond_a_sequence() -> None:

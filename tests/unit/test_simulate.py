@@ -19,7 +19,7 @@ from hobbit_py.policies.eviction import BUILT_INS, MoeInfinity, TwoLevelLru
 from hobbit_py.policies.presets import PRESETS, Preset
 from hobbit_py.simulate import Trace
 from hobbit_py.simulate.belady import belady_misses
-from hobbit_py.simulate.judge import judge, replay_preset
+from hobbit_py.simulate.judge import Machine, judge, replay_preset
 from hobbit_py.simulate.predictions import guesses_of, recall_by_distance
 from hobbit_py.simulate.reference import ReferenceStep, replay_in_python
 from hobbit_py.simulate.replay import Replayed, all_slots_bytes, make_replay, run_replay, slot_bytes
@@ -121,6 +121,21 @@ def test_recall_counts_what_was_predicted_of_what_was_used() -> None:
     assert recall_by_distance(perfect, stacked) == [1.0, 1.0, 1.0]
     assert all(0.5 < recall < 0.95 for recall in recall_by_distance(trace, stacked))
     assert recall_by_distance(trace, NO_GUESSES) == []
+
+
+def test_the_oracle_is_always_right() -> None:
+    trace = random_trace(n_tokens=200)
+    for depth in (1, 3, 0):
+        oracle = Preset("oracle", eviction="lru", predictor="oracle", depth=depth)
+        gates = Preset("gates", eviction="lru", predictor="stacked-gates", depth=depth)
+        assert recall_by_distance(trace, oracle) == [1.0, 1.0, 1.0]
+        known, guessed = judge(trace, [oracle, gates], [0.3], machine=Machine(1e6, 1e-3))
+        assert known.miss_bytes == guessed.miss_bytes
+        assert known.useful_guess_bytes > guessed.useful_guess_bytes
+        assert known.stall_s < guessed.stall_s
+        replayed = replay_preset(trace, oracle, 0.3)
+        assert (replayed.guessed_miss_bytes[:, 1:] == replayed.miss_bytes[:, 1:]).all()  # no layer tells of the first
+        assert replayed.guessed_miss_bytes[:, 0].sum() == 0
 
 
 def test_foreseen_misses_are_counted_and_shorten_the_stall() -> None:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sample_tuning import TUNING
 from traces import random_trace
 
 from hobbit_py.policies import HobbitThresholds, eviction_policy
@@ -17,7 +19,7 @@ from hobbit_py.simulate.replay import make_replay, run_replay
 from hobbit_py.tune import EvictionTuning, load_eviction, load_tuning, save_tuning, tuning_path
 from hobbit_py.tune.eviction import candidates, search_eviction
 
-TUNED = EvictionTuning("multidimensional", {"lru": 0.5, "lfu": 0.5}, 0.8, 1024, 1 << 20)
+TUNED = EvictionTuning("exact", "multidimensional", {"lru": 0.5, "lfu": 0.5}, 0.8, 1024, 1 << 20)
 
 
 def miss_bytes(trace: Trace, name: str, parameters: dict[str, float], memory_bytes: int) -> int:
@@ -63,6 +65,7 @@ def test_mixed_precision_is_searched_with_its_thresholds() -> None:
     trace = random_trace(n_tokens=100, has_lo=True)
     found = search_eviction(trace, 50_000, precision=HobbitThresholds(0.3, 1.0), lo_share=0.3)
     assert found.miss_ratio <= 1
+    assert (found.precision, search_eviction(trace, 50_000).precision) == ("mixed", "exact")
 
 
 @pytest.fixture
@@ -73,15 +76,31 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_round_trip_beside_nothing_else(model: Path) -> None:
-    save_tuning([model], None, None, TUNED)
-    assert load_eviction([model], 1 << 20) == TUNED
+    save_tuning([model], None, None, [TUNED])
+    assert load_eviction([model], 1 << 20, "exact") == TUNED
     assert load_tuning([model], model) is None
+
+
+def test_what_is_not_given_stays(model: Path) -> None:
+    lo = model.with_name("model.lo-Q3_K.gguf")
+    lo.write_bytes(b"lo")
+    of_mixed = replace(TUNED, precision="mixed", name="lru", parameters={})
+    save_tuning([model], lo, TUNING, [TUNED, of_mixed])
+    other = replace(TUNED, name="lfu", parameters={})
+    save_tuning([model], None, None, [other])
+    assert load_eviction([model], 1 << 20, "exact") == other
+    assert load_eviction([model], 1 << 20, "mixed") == of_mixed
+    assert load_tuning([model], lo) == TUNING
 
 
 @pytest.mark.parametrize(("share", "is_used"), [(0.5, False), (0.8, True), (1.2, True), (2.0, False)])
 def test_it_is_used_with_about_the_memory_that_it_was_measured_with(model: Path, share: float, is_used: bool) -> None:
-    save_tuning([model], None, None, TUNED)
-    assert (load_eviction([model], int(share * TUNED.expert_memory_bytes)) is not None) == is_used
+    save_tuning([model], None, None, [TUNED])
+    assert (load_eviction([model], int(share * TUNED.expert_memory_bytes), "exact") is not None) == is_used
+
+
+def with_eviction(stored: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return stored | {"eviction": {"exact": stored["eviction"]["exact"] | changes}}
 
 
 @pytest.mark.parametrize(
@@ -90,25 +109,28 @@ def test_it_is_used_with_about_the_memory_that_it_was_measured_with(model: Path,
         lambda stored: stored | {"schema": 99},
         lambda stored: stored | {"model": []},
         lambda stored: stored | {"eviction": "lru"},
-        lambda stored: stored | {"eviction": stored["eviction"] | {"name": "of-another-package"}},
-        lambda stored: stored | {"eviction": stored["eviction"] | {"name": ["lru"]}},
-        lambda stored: stored | {"eviction": stored["eviction"] | {"parameters": {"typo": 0.5}}},
-        lambda stored: stored | {"eviction": stored["eviction"] | {"parameters": {"lru": 2}}},
-        lambda stored: stored | {"eviction": stored["eviction"] | {"parameters": {"lru": "much"}}},
-        lambda stored: stored | {"eviction": stored["eviction"] | {"expert_memory_bytes": None}},
-        lambda stored: stored | {"eviction": stored["eviction"] | {"tokens": 10**400}},
-        lambda stored: stored | {"eviction": {"name": "lru"}},
+        lambda stored: stored | {"eviction": {"exact": "lru"}},
+        lambda stored: stored | {"eviction": {"mixed": stored["eviction"]["exact"]}},
+        lambda stored: with_eviction(stored, precision="mixed"),
+        lambda stored: with_eviction(stored, name="of-another-package"),
+        lambda stored: with_eviction(stored, name=["lru"]),
+        lambda stored: with_eviction(stored, parameters={"typo": 0.5}),
+        lambda stored: with_eviction(stored, parameters={"lru": 2}),
+        lambda stored: with_eviction(stored, parameters={"lru": "much"}),
+        lambda stored: with_eviction(stored, expert_memory_bytes=None),
+        lambda stored: with_eviction(stored, tokens=10**400),
+        lambda stored: stored | {"eviction": {"exact": {"name": "lru"}}},
         lambda stored: [stored],
     ],
 )
 def test_what_cannot_be_used_counts_as_absent(model: Path, damage: Callable[[dict[str, Any]], Any]) -> None:
-    save_tuning([model], None, None, TUNED)
+    save_tuning([model], None, None, [TUNED])
     path = tuning_path(model)
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
-    assert load_eviction([model], 1 << 20) is None
+    assert load_eviction([model], 1 << 20, "exact") is None
 
 
 def test_another_model_of_that_name_has_its_own(model: Path) -> None:
-    save_tuning([model], None, None, TUNED)
+    save_tuning([model], None, None, [TUNED])
     model.write_bytes(b"GGUF, but longer")
-    assert load_eviction([model], 1 << 20) is None
+    assert load_eviction([model], 1 << 20, "exact") is None

@@ -54,10 +54,15 @@ class Setup:
     lo: Path | None
     n_threads: int
     shape: RunShape
+    preset: str = "auto"
 
     def job(self, case: Case) -> Job:
         """The case as a child process gets it."""
-        keywords: dict[str, Any] = {"precision": case.precision, "n_threads": self.n_threads}
+        keywords: dict[str, Any] = {
+            "precision": case.precision,
+            "preset": self.preset,
+            "n_threads": self.n_threads,
+        }
         if case.budget.memory is not None:
             keywords["memory"] = case.budget.memory
         if case.budget.expert_memory is not None:

@@ -206,6 +206,7 @@ def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
     return {
         "model": os.fspath(model),
         "machine": dataclasses.asdict(this_machine()),
+        "preset": setup.preset,
         "n_threads": setup.n_threads,
         "prompt_tokens": setup.shape.n_prompt,
         "drive": {
@@ -248,7 +249,14 @@ def _save(model: Path, setup: Setup, sizes: ModelSizes, report: _Report) -> Path
     type=click.Choice(["auto", "exact", "mixed"]),
     default="auto",
     show_default=True,
-    help="auto: exact, and mixed if there is a lo copy.",
+    help="auto: exact, and mixed if there is a lo copy that the preset uses.",
+)
+@click.option(
+    "--preset",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Whose policies to run with, such as baseline or hobbit; auto is what 'hobbit tune' found.",
 )
 @click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies.")
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="The prompt. [default: a bundled text]")
@@ -274,6 +282,7 @@ def command(
     memory: str | None,
     expert_memory: str | None,
     precision: str,
+    preset: str,
     lo: Path | None,
     text: Path | None,
     prompt_tokens: int,
@@ -296,16 +305,19 @@ def command(
     from ..bench.runs import Setup, check_exact
     from ..cores import n_usable_cores
     from ..pack import find_lo
+    from ..policies import preset_of
 
+    policies = preset_of(preset)
     model = model_file(model)
     sizes = model_sizes(model)
-    lo = None if precision == "exact" else lo or find_lo(model)
+    is_exact = precision == "exact" or (precision == "auto" and policies.precision == "exact")
+    lo = None if is_exact else lo or find_lo(model)
     text = text or sample_text()
     if not text.is_file():
         raise UsageError(f"The text {str(text)!r} is not a file.")
     budgets = _budgets(memory, expert_memory, sizes, reference=not no_reference)
     shape = RunShape(n_prompt=prompt_tokens, n_decode=n_tokens, max_decode_s=max_seconds)
-    setup = Setup(model, text, lo, threads or n_usable_cores(), shape)
+    setup = Setup(model, text, lo, threads or n_usable_cores(), shape, preset)
     cases = list(_cases(budgets, _precisions(precision, lo)))
     with progress_bar(f"measuring {model.name}") as progress:
         report = _measure(setup, cases, sizes, repeat, progress)
@@ -313,7 +325,8 @@ def command(
         click.echo(json.dumps(_json_report(model, setup, report)))
     elif report.figures:
         _print_tables(report)
-    check_exact(report.runs)
+    if policies.router_filter == "none":
+        check_exact(report.runs)
     if save and report.figures:
         click.echo(f"hobbit: Kept in {_save(model, setup, sizes, report)}.", err=True)
     if all(run.failure for run in report.runs):

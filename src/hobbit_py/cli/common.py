@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,6 +49,12 @@ class ModelOptions:
     def of(cls, parameters: dict[str, Any]) -> ModelOptions:
         """Returns what click made of model_parameters; TypeError if there are others."""
         return cls(**parameters)
+
+    def unfiltered(self) -> ModelOptions:
+        """The same, with the baseline's policies instead of a preset that changes what the router chooses."""
+        from ..policies import preset_of
+
+        return self if preset_of(self.preset).router_filter == "none" else replace(self, preset="baseline")
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

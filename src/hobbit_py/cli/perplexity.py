@@ -131,7 +131,10 @@ class _Run:
         """Predictions of exact mode, for the caller to close."""
         from ..evaluate import Reference
 
-        with self._loaded(dataclasses.replace(self.options, precision="exact", lo=None)) as (llama, windows):
+        with self._loaded(dataclasses.replace(self.options.unfiltered(), precision="exact", lo=None)) as (
+            llama,
+            windows,
+        ):
             reference = Reference(windows.n_scored, llama.n_vocab())
             try:
                 self._evaluate(llama, windows, "exact mode", record=reference)

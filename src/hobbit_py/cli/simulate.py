@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -12,6 +13,7 @@ from ..errors import UsageError
 from .perplexity import progress_bar
 
 if TYPE_CHECKING:
+    from ..policies.presets import Predictor
     from ..simulate.judge import Judged
 
 _MIN_COLUMN = 18
@@ -97,6 +99,11 @@ def _plot(path: Path, rows: list[Judged], title: str) -> None:
 )
 @click.option("--preset", default="all", show_default=True, metavar="NAMES", help="Presets, or 'all'.")
 @click.option("--eviction", metavar="NAMES", help="Eviction policies in exact mode instead of presets, or 'all'.")
+@click.option(
+    "--predictor",
+    metavar="NAME",
+    help="Predictor instead of the presets' own; oracle is always right, which bounds what any could save.",
+)
 @click.option("--tokens", "max_tokens", type=click.IntRange(min=1), metavar="N", help="Replay the first N tokens.")
 @click.option(
     "--read-speed", default="2GB/s", show_default=True, callback=_speed, metavar="SPEED", help="Of the drive."
@@ -117,6 +124,7 @@ def command(
     capacities: list[float],
     preset: str,
     eviction: str | None,
+    predictor: str | None,
     max_tokens: int | None,
     read_speed: int,
     layer_ms: float,
@@ -132,6 +140,7 @@ def command(
     from ..policies.eviction import BUILT_INS
     from ..policies.presets import Preset
     from ..simulate.judge import Machine, judge
+    from ..simulate.predictions import SIMULATED
     from ..simulate.trace import load_trace
 
     if eviction is None:
@@ -142,6 +151,12 @@ def command(
         presets = [Preset(name, eviction=name) for name in names]
         for name in names:
             eviction_policy(name)  # refuses an unknown one before anything is replayed
+    if predictor is not None:
+        if predictor not in SIMULATED:
+            raise UsageError(
+                f"The predictor {predictor!r} cannot be simulated; those that can be: {', '.join(SIMULATED)}."
+            )
+        presets = [dataclasses.replace(one, predictor=cast("Predictor", predictor)) for one in presets]
     trace = load_trace(trace_path)
     if max_tokens is not None:
         trace = trace.head(max_tokens)

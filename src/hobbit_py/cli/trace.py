@@ -31,8 +31,9 @@ _DEFAULT_WINDOW = 512
 def command(text: Path, output: Path, max_tokens: int, **model_options: object) -> None:
     """Record which experts a model's routers choose over a text, and which would have been predicted.
 
-    The text is cut into sequences of --ctx tokens (default 512), computed token by token as in decoding, in exact mode.
-    The sizes of a lo copy are recorded if there is one, so that mixed precision can be simulated.
+    The text is cut into sequences of --ctx tokens (default 512), computed token by token as in decoding, in exact mode
+    and without router filters. The sizes of a lo copy are recorded if there is one, so that mixed precision can be
+    simulated.
 
     MODEL is a GGUF file, the first part of a split one, or nothing for the small bundled model.
     """
@@ -46,7 +47,8 @@ def command(text: Path, output: Path, max_tokens: int, **model_options: object) 
     data = read_text(text)
     if not output.parent.is_dir():
         raise UsageError(f"There is no folder {str(output.parent)!r} for the trace; make it, or name another.")
-    llama = common.load_llama(dataclasses.replace(options, ctx=n_ctx), show=False, policy=AlwaysHigh(), lo_share=0.0)
+    options = dataclasses.replace(options.unfiltered(), ctx=n_ctx)
+    llama = common.load_llama(options, show=False, policy=AlwaysHigh(), lo_share=0.0)
     try:
         windows = windows_of(llama, data, n_ctx, max_tokens=max_tokens)
         with progress_bar(f"tracing {Path(llama.model_paths[0]).name}") as progress:

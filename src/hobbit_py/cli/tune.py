@@ -1,9 +1,11 @@
-"""`hobbit tune`: the thresholds of mixed precision for a model, within a given loss."""
+"""`hobbit tune`: what suits a model: thresholds of mixed precision, the eviction policy, a trained predictor."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,13 @@ from .perplexity import progress_bar
 if TYPE_CHECKING:
     from ..evaluate import Windows
     from ..llama import Llama
-    from ..tune import Tuning
+    from ..train_predictor import TrainedPredictor
+    from ..tune import EvictionTuning, Tuning
     from ..tune.search import Candidate, Measured, TuneResult
 
 _DEFAULT_WINDOW = 512
+_DEFAULT_TOKENS = 1024
+_DEFAULT_TRAINING_TOKENS = 4000
 
 
 def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
@@ -72,15 +77,20 @@ def _sentences(result: TuneResult) -> list[str]:
     help="Perplexity that may be lost against exact mode.",
 )
 @click.option(
-    "--tokens", "max_tokens", type=click.IntRange(min=64), default=1024, show_default=True, help="Tokens of a run."
+    "--tokens",
+    "max_tokens",
+    type=click.IntRange(min=64),
+    help="Tokens of a run. [default: 1024; 4000 with --predictor-only]",
 )
 @click.option("--eviction-only", is_flag=True, help="Find the eviction policy of exact mode alone: needs no lo copy.")
+@click.option("--predictor-only", is_flag=True, help="Train the hybrid predictor, which the preset expertflow needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     text: Path | None,
     max_loss: float,
-    max_tokens: int,
+    max_tokens: int | None,
     eviction_only: bool,
+    predictor_only: bool,
     as_json: bool,
     **model_options: object,
 ) -> None:
@@ -88,56 +98,100 @@ def command(
 
     Measures a handful of settings against exact mode, token by token, with the memory given, and takes the one that is
     fastest by what it reads and waits for. Then replays what the model routed, and keeps the eviction policy that
-    misses least. MODEL needs a lo copy, see 'hobbit pack', or --eviction-only.
+    misses least, in exact and in mixed mode. MODEL needs a lo copy, see 'hobbit pack', but for --eviction-only and
+    --predictor-only.
     """
     from ..bundled import bundled_model, sample_text
     from ..evaluate import read_text, windows_of
     from ..tune import save_tuning
     from ..tune.search import tune, tune_eviction
 
+    if eviction_only and predictor_only:
+        raise UsageError("--eviction-only and --predictor-only exclude each other; give one after the other.")
     options = common.ModelOptions.of(model_options)
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     data = read_text(text or sample_text())
+    if predictor_only:
+        _train(options, data, max_tokens or _DEFAULT_TRAINING_TOKENS, as_json=as_json)
+        return
 
     def open_llama(*, precision: str, **keywords: Any) -> Llama:  # noqa: ANN401
-        lo = None if precision == "exact" else options.lo
-        return common.load_llama(dataclasses.replace(options, precision=precision, lo=lo), show=False, **keywords)
+        opened = dataclasses.replace(options, precision=precision)
+        if precision == "exact":
+            opened = dataclasses.replace(opened.unfiltered(), lo=None)
+        return common.load_llama(opened, show=False, **keywords)
 
     def cut(llama: Llama) -> Windows:
         assert options.ctx is not None
         # All predictions but the first count: losses are differences on the same tokens, so a short context does no
         # harm, and half of the tokens would double the noise's variance.
-        return windows_of(llama, data, options.ctx, max_tokens=max_tokens, first_scored=1)
+        return windows_of(llama, data, options.ctx, max_tokens=max_tokens or _DEFAULT_TOKENS, first_scored=1)
 
     result = None
     with progress_bar(f"tuning {(options.model or bundled_model()).name}") as progress:
         if eviction_only:
             eviction, model_paths = tune_eviction(open_llama, cut, progress=progress)
+            evictions: tuple[EvictionTuning, ...] = (eviction,)
         else:
             result = tune(open_llama, cut, max_loss=max_loss, progress=progress)
-            eviction, model_paths = result.eviction, result.model_paths
+            evictions, model_paths = result.evictions, result.model_paths
+    with _storing():
+        path = save_tuning(
+            model_paths, result.lo_path if result else None, result.tuning if result else None, evictions
+        )
+    if as_json:
+        by_precision = {eviction.precision: dataclasses.asdict(eviction) for eviction in evictions}
+        click.echo(json.dumps((_report(result) if result else {}) | {"eviction": by_precision, "stored": str(path)}))
+        return
+    for sentence in _sentences(result) if result else []:
+        click.echo(sentence)
+    for eviction in evictions:
+        weights = ", ".join(f"{name} {value:.2f}" for name, value in eviction.parameters.items())
+        click.echo(
+            f"Eviction in {eviction.precision} mode: {eviction.name}{f' ({weights})' if weights else ''}, "
+            f"{eviction.miss_ratio - 1:+.1%} bytes missed against LRU."
+        )
+    click.echo(f"Stored in {path}.")
+
+
+def _train(options: common.ModelOptions, data: bytes, n_tokens: int, *, as_json: bool) -> None:
+    from ..train_predictor import PREDICTION, train_on
+
+    options = dataclasses.replace(options.unfiltered(), precision="exact", lo=None, no_prefetch=False)
+    llama = common.load_llama(options, show=False, n_batch=1, prefetch=PREDICTION)
     try:
-        path = save_tuning(model_paths, result.lo_path if result else None, result.tuning if result else None, eviction)
+        with progress_bar(f"training for {Path(llama.model_paths[0]).name}") as progress, _storing():
+            trained = train_on(llama, data, n_tokens, progress)
+    finally:
+        llama.close()
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(trained) | {"path": str(trained.path)}))
+        return
+    for sentence in _of_training(trained):
+        click.echo(sentence)
+
+
+def _of_training(trained: TrainedPredictor) -> list[str]:
+    def percents(recalls: Sequence[float]) -> str:
+        return " / ".join(f"{100 * recall:.1f}" for recall in recalls)
+
+    return [
+        f"Trained on {trained.n_tokens} tokens. Of the experts of layers 1 / 2 / 3 ahead, stacked gates guess "
+        f"{percents(trained.recall_gates)}% right and the hybrid {percents(trained.recall_hybrid)}%, on the last fifth "
+        f"of the tokens, which was not trained on.",
+        f"Stored in {trained.path}.",
+    ]
+
+
+@contextlib.contextmanager
+def _storing() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError(
             f"The result cannot be stored beside the model: {error.strerror}; tune a copy of it in a folder that you "
             f"can write to."
         ) from error
-    if as_json:
-        click.echo(
-            json.dumps(
-                (_report(result) if result else {}) | {"eviction": dataclasses.asdict(eviction), "stored": str(path)}
-            )
-        )
-        return
-    for sentence in _sentences(result) if result else []:
-        click.echo(sentence)
-    weights = ", ".join(f"{name} {value:.2f}" for name, value in eviction.parameters.items())
-    click.echo(
-        f"Eviction: {eviction.name}{f' ({weights})' if weights else ''}, {eviction.miss_ratio - 1:+.1%} bytes missed "
-        f"against LRU."
-    )
-    click.echo(f"Stored in {path}.")
 
 
 def _report(result: TuneResult) -> dict[str, Any]:

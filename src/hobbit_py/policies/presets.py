@@ -9,7 +9,8 @@ from typing import Literal
 
 from ..errors import UsageError
 
-Predictor = Literal["none", "stacked-gates", "previous-token", "request-trace", "hybrid"]
+Predictor = Literal["none", "stacked-gates", "previous-token", "request-trace", "hybrid", "oracle"]
+"""The oracle, which is always right, is the simulator's alone."""
 Horizon = Literal["fixed", "first-gap", "all-decayed", "expertflow"]
 RouterFilter = Literal["none", "cache-prior", "substitute"]
 
@@ -21,8 +22,8 @@ class Preset:
     """One system. Policies are named as in `hobbit_py.policies.registry`.
 
     `precision` "mixed" means: where there is a lo copy, with the thresholds that were tuned or else the default ones.
-    `depth` is the farthest layer ahead that is predicted, and `admission` what bounds the reading ahead: "budget" (what
-    the drive brings in time) or "all" that is predicted. `is_lossless` holds without a lo copy as well.
+    `depth` is the farthest layer ahead that is predicted, 0: the last one. `is_lossless` holds without a lo copy as
+    well.
     """
 
     name: str
@@ -32,7 +33,6 @@ class Preset:
     predictor: Predictor = "none"
     horizon: Horizon = "fixed"
     depth: int = 1
-    admission: Literal["budget", "all"] = "budget"
     router_filter: RouterFilter = "none"
 
     @property
@@ -69,7 +69,12 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(name: str) -> Preset:
-    """Returns a preset by name; raises UsageError, with the nearest name, for one that does not exist."""
+    """Returns a preset by name; raises UsageError, with the nearest name, for one that does not exist.
+
+    "auto" is the default here: what was tuned for a model is known where that is loaded (`hobbit_py.choice`).
+    """
+    if name == AUTO:
+        return DEFAULT
     if name not in PRESETS:
         nearest = difflib.get_close_matches(name, [AUTO, *PRESETS], n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"the presets are {', '.join([AUTO, *PRESETS])}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from ..policies.presets import Preset
 from .trace import MAX_DISTANCE, Trace
 
-SIMULATED = ("none", "stacked-gates", "previous-token")
+SIMULATED: Final = ("none", "stacked-gates", "previous-token", "oracle")
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,15 @@ class Guesses:
 def guesses_of(trace: Trace, preset: Preset) -> Guesses:
     """What the preset's predictor says; nothing for a predictor that cannot be had from a trace (see SIMULATED)."""
     n_tokens, n_steps, n_used = trace.expert_idxs.shape
-    if preset.predictor == "stacked-gates":
-        depth = min(preset.depth, MAX_DISTANCE)
+    if preset.predictor in ("stacked-gates", "oracle"):
+        depth = min(preset.depth or MAX_DISTANCE, MAX_DISTANCE)
+        idxs, weights = (
+            _coming(trace) if preset.predictor == "oracle" else (trace.predicted_idxs, trace.predicted_weights)
+        )
         return Guesses(
             np.stack([_layers_ahead(trace, distance) for distance in range(1, depth + 1)], axis=1),
-            np.ascontiguousarray(trace.predicted_idxs[:, :, :depth]),
-            np.ascontiguousarray(trace.predicted_weights[:, :, :depth]),
+            np.ascontiguousarray(idxs[:, :, :depth]),
+            np.ascontiguousarray(weights[:, :, :depth]),
             stop_at_gap=preset.horizon == "first-gap",
         )
     if preset.predictor == "previous-token":
@@ -48,9 +52,10 @@ def guesses_of(trace: Trace, preset: Preset) -> Guesses:
 
 def recall_by_distance(trace: Trace, preset: Preset) -> list[float]:
     """Share of the experts used that had been predicted 1, 2 and 3 layers before; empty without predictions."""
-    if preset.predictor == "stacked-gates":
+    if preset.predictor in ("stacked-gates", "oracle"):
+        idxs = _coming(trace)[0] if preset.predictor == "oracle" else trace.predicted_idxs
         return [
-            _recall(trace.predicted_idxs[:, :-distance, distance - 1], trace.expert_idxs[:, distance:])
+            _recall(idxs[:, :-distance, distance - 1], trace.expert_idxs[:, distance:])
             for distance in range(1, MAX_DISTANCE + 1)
             if distance < len(trace.layers)
         ]
@@ -77,6 +82,15 @@ def _layers_ahead(trace: Trace, distance: int) -> npt.NDArray[np.int32]:
     if distance < len(layers):
         layers[:-distance] = trace.layers[distance:]
     return layers
+
+
+def _coming(trace: Trace) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """What the token uses in the next steps, and its weights there; -1 and 0 after the last step."""
+    idxs, weights = np.full_like(trace.predicted_idxs, -1), np.zeros_like(trace.predicted_weights)
+    for distance in range(1, min(MAX_DISTANCE, len(trace.layers) - 1) + 1):
+        idxs[:, :-distance, distance - 1] = trace.expert_idxs[:, distance:]
+        weights[:, :-distance, distance - 1] = trace.weights[:, distance:]
+    return idxs, weights
 
 
 def _previous(trace: Trace) -> npt.NDArray[np.int32]:

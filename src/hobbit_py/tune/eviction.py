@@ -35,6 +35,7 @@ def candidates() -> list[Candidate]:
     found += [("next-use", {"layer_weight": weight}) for weight in (0.0, 0.9)]
     found += [("next-use", {"follow_weight": weight}) for weight in (0.0, 0.4)]
     found += [("next-use", {"later_weight": weight}) for weight in (0.1, 0.6)]
+    found += [("next-use", {"learning_rate": rate}) for rate in (0.0, 0.1)]
     found += [("ranked-frequency", {"later_weight": weight}) for weight in (0.1, 0.6)]
     for lru in range(_GRID_STEPS + 1):
         for lfu in range(_GRID_STEPS + 1 - lru):
@@ -87,4 +88,11 @@ def search_eviction(
         best_bytes, best = default_bytes, default
     if best_bytes > lru_bytes:
         best_bytes, best = lru_bytes, ("lru", {})
-    return EvictionTuning(best[0], best[1], best_bytes / lru_bytes, trace.n_tokens, expert_memory_bytes)
+    return EvictionTuning(
+        precision="exact" if precision is None else "mixed",
+        name=best[0],
+        parameters=best[1],
+        miss_ratio=best_bytes / lru_bytes,
+        tokens=trace.n_tokens,
+        expert_memory_bytes=expert_memory_bytes,
+    )

@@ -78,7 +78,8 @@ class TuneResult:
     tuning: Tuning
     mix: MixThresholds
     measured: tuple[Measured, ...]
-    eviction: EvictionTuning
+    evictions: tuple[EvictionTuning, EvictionTuning]
+    """Of exact and of mixed mode."""
     lo_path: str
     model_paths: tuple[str, ...]
 
@@ -218,13 +219,14 @@ def tune(
         max_loss=max_loss,
         expert_memory_bytes=expert_memory_bytes,
     )
-    eviction = search_eviction(
+    of_mixed = search_eviction(
         trace,
         expert_memory_bytes,
         precision=chosen.candidate.policy(),
         lo_share=tuning.lo_share,
     )
-    return TuneResult(tuning, mix, tuple(measured), eviction, lo_path, model_paths)
+    evictions = (search_eviction(trace, expert_memory_bytes), of_mixed)
+    return TuneResult(tuning, mix, tuple(measured), evictions, lo_path, model_paths)
 
 
 def tune_eviction(

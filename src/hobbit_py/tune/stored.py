@@ -12,13 +12,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..atomic_file import write_text_atomically
 from ..policies.eviction import BUILT_INS
 from ..stored_files import is_number, read_json
 
-SCHEMA = 3
+SCHEMA = 4
 _MAX_BYTES = 1 << 20  # a larger file is not ours
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -47,11 +47,12 @@ class Tuning:
 
 @dataclass(frozen=True)
 class EvictionTuning:
-    """The eviction policy that missed least on a trace, and its missed bytes there over those of LRU.
+    """The eviction policy that missed least on a trace in a precision, and its missed bytes there over those of LRU.
 
     `expert_memory_bytes` is the memory that it was measured with: with much more or less, another may be best.
     """
 
+    precision: Literal["exact", "mixed"]
     name: str
     parameters: dict[str, float]
     miss_ratio: float
@@ -69,15 +70,23 @@ def save_tuning(
     model_paths: Sequence[str | os.PathLike[str]],
     lo_path: str | os.PathLike[str] | None,
     tuning: Tuning | None,
-    eviction: EvictionTuning | None = None,
+    evictions: Sequence[EvictionTuning] = (),
 ) -> Path:
-    """Writes the file, whole or not at all, in place of what was stored before; raises OSError."""
+    """Writes the file, whole or not at all; raises OSError.
+
+    What was stored for this model before and is not given now stays: thresholds, and the eviction policy of the other
+    precision.
+    """
     path = tuning_path(model_paths[0])
+    before = _load(model_paths)
     stored: dict[str, Any] = {"schema": SCHEMA, "model": [_identity(p) for p in model_paths]}
     if lo_path is not None and tuning is not None:
-        stored |= _pair(model_paths, lo_path) | dataclasses.asdict(tuning)
-    if eviction is not None:
-        stored["eviction"] = dataclasses.asdict(eviction)
+        stored |= {"lo": _identity(lo_path)} | dataclasses.asdict(tuning)
+    elif (lo := _lo_of(before)) is not None and (earlier := _tuning_of(before)) is not None:
+        stored |= {"lo": lo} | dataclasses.asdict(earlier)
+    kept = (_eviction_of(before, precision) for precision in ("exact", "mixed"))
+    by_precision = {e.precision: dataclasses.asdict(e) for e in (*kept, *evictions) if e is not None}
+    stored["eviction"] = by_precision
     text = json.dumps(stored, indent=2, allow_nan=False)
     write_text_atomically(path, text + "\n")
     return path
@@ -91,15 +100,25 @@ def load_tuning(model_paths: Sequence[str | os.PathLike[str]], lo_path: str | os
     """
     stored = _load(model_paths)
     try:
-        pair = _pair(model_paths, lo_path)
+        lo = _identity(lo_path)
     except OSError:
         return None
-    return _tuning_of(stored) if stored.get("lo") == pair["lo"] else None
+    return _tuning_of(stored) if stored.get("lo") == lo else None
 
 
-def load_eviction(model_paths: Sequence[str | os.PathLike[str]], expert_memory_bytes: int) -> EvictionTuning | None:
-    """The eviction policy stored for this model and about this much memory (a quarter more or less); likewise."""
-    stored: Any = _load(model_paths).get("eviction")
+def load_eviction(
+    model_paths: Sequence[str | os.PathLike[str]], expert_memory_bytes: int, precision: str
+) -> EvictionTuning | None:
+    """The policy stored for this model, precision and about this much memory (a quarter more or less); likewise."""
+    eviction = _eviction_of(_load(model_paths), precision)
+    if eviction is None or not 0.75 <= expert_memory_bytes / max(1, eviction.expert_memory_bytes) <= 1.25:
+        return None
+    return eviction
+
+
+def _eviction_of(stored_file: dict[str, Any], precision: str) -> EvictionTuning | None:
+    by_precision = stored_file.get("eviction")
+    stored: Any = by_precision.get(precision) if isinstance(by_precision, dict) else None
     if not isinstance(stored, dict) or set(stored) != {field.name for field in dataclasses.fields(EvictionTuning)}:
         return None
     parameters, ratio, tokens, memory_bytes = (
@@ -109,14 +128,14 @@ def load_eviction(model_paths: Sequence[str | os.PathLike[str]], expert_memory_b
         is_number(value) for value in (ratio, tokens, memory_bytes, *parameters.values())
     ):
         return None
-    if not isinstance(stored["name"], str) or stored["name"] not in BUILT_INS:
+    if not isinstance(stored["name"], str) or stored["name"] not in BUILT_INS or stored["precision"] != precision:
         return None
     if not all(0 <= value <= 1 for value in parameters.values()):
         return None
     known = {field.name for field in dataclasses.fields(BUILT_INS[stored["name"]])}  # type: ignore[arg-type]
-    if not set(parameters) <= known or not 0.75 <= expert_memory_bytes / max(1, memory_bytes) <= 1.25:
+    if not set(parameters) <= known:
         return None
-    return EvictionTuning(stored["name"], parameters, float(ratio), int(tokens), int(memory_bytes))
+    return EvictionTuning(stored["precision"], stored["name"], parameters, float(ratio), int(tokens), int(memory_bytes))
 
 
 def _load(model_paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
@@ -143,8 +162,11 @@ def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
     return tuning if in_range else None
 
 
-def _pair(model_paths: Sequence[str | os.PathLike[str]], lo_path: str | os.PathLike[str]) -> dict[str, Any]:
-    return {"model": [_identity(path) for path in model_paths], "lo": _identity(lo_path)}
+def _lo_of(stored: dict[str, Any]) -> dict[str, Any] | None:
+    lo = stored.get("lo")
+    if not isinstance(lo, dict) or set(lo) != {"name", "bytes"}:
+        return None
+    return lo if isinstance(lo["name"], str) and is_number(lo["bytes"]) else None
 
 
 def _identity(path: str | os.PathLike[str]) -> dict[str, Any]:

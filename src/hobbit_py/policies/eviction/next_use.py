@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Codes, Ids, Scores
+from .correction import AFTER, BEFORE, OWN, Correction
 from .followers import Followers
 from .frequency import FadingCounts
 
 _PRIOR = 8.0  # uses that a row of followers needs to weigh as much as the rate
+_LEAST_SHARE = 0.5  # of a counted chance that a correction leaves
 
 
 @dataclass
@@ -19,9 +21,10 @@ class NextUse:
     """Keeps what is likely to be used soon.
 
     The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
-    token used it, and from how often it followed the experts that the last token used. Layers come in turn, so of two
-    equal chances the one whose layer comes sooner is worth more: the next layer counts almost in full, the current one,
-    which has just been served, 1 - layer_weight.
+    token used it, and from how often it followed the experts that the last token used. To what was counted so comes a
+    correction, which takes it down to one half at most. Layers come in turn, so of two equal chances the one whose
+    layer comes sooner is worth more: the next layer counts almost in full, the current one, which has just been served,
+    1 - layer_weight.
 
     Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
     share (later_weight) of the others, which its lo copy would serve as well.
@@ -32,6 +35,7 @@ class NextUse:
     layer_weight: float = 0.5
     follow_weight: float = 0.8
     later_weight: float = 0.3
+    learning_rate: float = 0.04
 
     def start(self, n_expert: Sequence[int], lo_cost: float) -> None:
         """See EvictionPolicy."""
@@ -43,6 +47,10 @@ class NextUse:
         self._clock = np.zeros(len(n_expert), np.int64)
         self._last = np.zeros((len(n_expert), n_max), np.int64)
         self._followers = [Followers(n_max) for _ in n_expert]
+        self._corrections = [Correction(n_max) for _ in n_expert]
+        self._with_experts = [layer for layer, n in enumerate(n_expert) if n > 0]
+        self._routed: tuple[int, Ids] | None = None  # the layer that routed last in this sequence, and its last token
+        self._counted = np.zeros((len(n_expert), n_max))
         self._chances = np.zeros((len(n_expert), n_max))
         self._hi_shares = np.zeros((len(n_expert), n_max))
         self._layer = 0
@@ -50,6 +58,7 @@ class NextUse:
     def on_route(self, layer: int, expert_idxs: Ids, codes: Codes) -> None:
         """See EvictionPolicy."""
         before_pass = self._clock[layer]
+        self._corrections[layer].learn(self.learning_rate, self._counted[layer], expert_idxs[0])
         for experts in expert_idxs:
             self._clock[layer] += 1
             self._counts.add(layer, experts, int(self._clock[layer]))
@@ -62,10 +71,28 @@ class NextUse:
         in_last = np.where(self._last[layer] > before_pass, self.last_weight, 0.0)
         by_itself = (1.0 - self.last_weight) * rates + in_last
         following = self._followers[layer].chances(rates, _PRIOR)
-        self._chances[layer] = (1.0 - self.follow_weight) * by_itself + self.follow_weight * following
+        self._counted[layer] = (1.0 - self.follow_weight) * by_itself + self.follow_weight * following
         as_best = self._counts_as_best.of_layer(layer, int(self._clock[layer]))
         best = np.divide(as_best, uses, out=np.zeros_like(uses), where=uses > 0)
         self._hi_shares[layer] = self._later_weight + (1.0 - self._later_weight) * best
+        if self.learning_rate > 0.0:
+            self._correct(layer, expert_idxs[-1])
+        self._set_chances(layer)
+
+    def _correct(self, layer: int, last: Ids) -> None:
+        """`last` [n_used]: what the next token comes after."""
+        self._corrections[layer].clear()
+        self._corrections[layer].add(OWN, last)
+        before = self._with_experts[self._with_experts.index(layer) - 1]
+        if self._routed is not None and self._routed[0] == before != layer:
+            self._corrections[layer].add(BEFORE, self._routed[1])
+            self._corrections[before].add(AFTER, last)
+            self._set_chances(before)
+        self._routed = (layer, np.array(last))
+
+    def _set_chances(self, layer: int) -> None:
+        counted = self._counted[layer]
+        self._chances[layer] = np.maximum(_LEAST_SHARE * counted, counted + self._corrections[layer].sum)
 
     def scores(self) -> Scores:
         """See EvictionPolicy."""
@@ -77,5 +104,7 @@ class NextUse:
 
     def reset(self) -> None:
         """See EvictionPolicy. Chances stay: they are forgotten by decay."""
-        for followers in self._followers:
+        for followers, correction in zip(self._followers, self._corrections, strict=True):
             followers.forget_last()
+            correction.clear()
+        self._routed = None
