@@ -5,10 +5,10 @@
 namespace hobbit {
 
 NextUse::NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight,
-                 double follow_weight, double later_weight)
+                 double follow_weight, double mixed_follow_weight, double later_weight)
     : decay_(decay), rate_of_count_(1.0 - decay), last_weight_(last_weight), layer_weight_(layer_weight),
-      follow_weight_(follow_weight), later_weight_(model.lo_cost > 0.0 ? later_weight : 1.0),
-      layers_(model.n_expert.begin(), model.n_expert.end()) {}
+      follow_weight_(model.lo_cost > 0.0 ? mixed_follow_weight : follow_weight),
+      later_weight_(model.lo_cost > 0.0 ? later_weight : 1.0), layers_(model.n_expert.begin(), model.n_expert.end()) {}
 
 void NextUse::on_route(const Routing & routing) {
     assert(routing.layer_idx < layers_.size() && routing.n_tokens > 0);

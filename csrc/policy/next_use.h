@@ -6,7 +6,8 @@
 // which has just been served, 1 - layer_weight.
 //
 // Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
-// share (later_weight) of the others, which its lo copy would serve as well.
+// share (later_weight) of the others, which its lo copy would serve as well. There are more copies then, so the
+// least of them is wanted rarely, and what follows what says less of it (mixed_follow_weight).
 #pragma once
 
 #include "policy/decayed_count.h"
@@ -18,7 +19,7 @@ namespace hobbit {
 class NextUse : public EvictionPolicy {
   public:
     NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight, double follow_weight,
-            double later_weight);
+            double mixed_follow_weight, double later_weight);
 
     const char * name() const override { return "next-use"; }
     void         on_route(const Routing & routing) override;
