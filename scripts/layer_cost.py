@@ -43,6 +43,7 @@ def load(model: Model, lo: Path | None, policy: PrecisionPolicy | None, n_thread
         expert_memory=4 * model.expert_bytes,
         precision="exact" if lo is None else "mixed",
         n_ctx=WINDOW,
+        logits_all=True,  # of a window that is one batch
         n_threads=n_threads,
         prefetch=False,
         **mixed,
