@@ -56,11 +56,11 @@ def default_policy(n_expert_used: int, memory_share: float, n_layers: int) -> We
 
     With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. The more
     experts there is memory for (`memory_share` of what all take in hi), the more of them are there in hi anyway, and
-    the fewer need to be read for the same loss: with eight, 0.21 up to a quarter and 0.27 from a half on. That is in
+    the fewer need to be read for the same loss: with eight, 0.21 up to a quarter and 0.24 from a half on. That is in
     the middle of the layers: what an early one leaves in lo costs less.
     """
     memory = min(max(memory_share, 0.25), 0.5)
-    hi_above = min(0.5, (1.2 + 1.92 * memory) / n_expert_used)
+    hi_above = min(0.5, (1.44 + 0.96 * memory) / n_expert_used)
     return WeightThresholds.tilted(hi_above, DEFAULT_TILT, n_layers)
 
 

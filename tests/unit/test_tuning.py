@@ -216,7 +216,7 @@ def test_loss_in_words(loss: float, text: str) -> None:
 
 def test_defaults_depend_on_the_experts_used() -> None:
     assert default_policy(2, 0.5, 8) == WeightThresholds.tilted(0.5, DEFAULT_TILT, 8)
-    for memory_share, hi_above in ((0.1, 0.21), (0.25, 0.21), (0.375, 0.24), (0.5, 0.27), (0.9, 0.27)):
+    for memory_share, hi_above in ((0.1, 0.21), (0.25, 0.21), (0.375, 0.225), (0.5, 0.24), (0.9, 0.24)):
         policy = default_policy(8, memory_share, 13)
         assert policy.hi_above - 6 * policy.fall == pytest.approx(hi_above)
         assert policy.hi_above / (policy.hi_above - 12 * policy.fall) == pytest.approx(1.25 / 0.75)
