@@ -32,7 +32,7 @@ from hobbit_py.policies import HI, LO, AlwaysLow, HobbitThresholds, PrecisionPol
 
 WINDOW = 256
 DEFAULT = "default"
-HI_ABOVE = (0.1, 0.3, 0.4, 0.7)  # besides the default
+HI_ABOVE = (0.1, 0.2, 0.3, 0.4, 0.7)  # in every layer, besides the default
 HOBBIT_THRESHOLDS = ((0.0, 1.0), (0.6, 0.9))
 LO_SHARE = 0.25  # besides the default
 SKIP_ONLY = (0.9, 0.8, 0.6)
@@ -74,6 +74,7 @@ class Point:
 class Model:
     path: Path
     arch: str
+    n_layers: int
     n_expert_used: int
     expert_bytes: int
 
@@ -82,7 +83,8 @@ class Model:
         reader = gguf.GGUFReader(path)
         arch = str(reader.fields["general.architecture"].contents())
         n_used = int(reader.fields[f"{arch}.expert_used_count"].contents())
-        return cls(path, arch, n_used, expert_bytes_of(reader))
+        n_layers = int(reader.fields[f"{arch}.block_count"].contents())
+        return cls(path, arch, n_layers, n_used, expert_bytes_of(reader))
 
 
 def expert_bytes_of(reader: gguf.GGUFReader) -> int:
@@ -110,7 +112,7 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
         share = default_lo_share(model.n_expert_used, arena, lo_ratio) if lo_share is None else lo_share
         return point(method, setting, expert_type(lo), lo_path=lo, policy=policy, lo_share=share)
 
-    default = default_policy(model.n_expert_used, arena)
+    default = default_policy(model.n_expert_used, arena, model.n_layers)
     yield point("exact", "", precision="exact")
     for lo in los:
         yield mixed("weight", DEFAULT, lo, default)

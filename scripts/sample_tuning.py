@@ -6,6 +6,7 @@ TUNING = Tuning(
     hi_above=0.25,
     skip_below=0.05,
     wait_above=0.5,
+    tilt=0.25,
     lo_share=0.5,
     loss=0.004,
     loss_se=0.001,

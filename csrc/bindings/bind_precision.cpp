@@ -85,10 +85,10 @@ void bind_precision(py::module_ & m) {
         py::arg("t1"), py::arg("t2"), py::arg("lo_serves_hi"));
     m.def(
         "weight_thresholds",
-        [](float hi_above, float skip_below, float wait_above) {
-            return std::shared_ptr<PrecisionPolicy>(make_weight_thresholds(hi_above, skip_below, wait_above));
+        [](double hi_above, float skip_below, float wait_above, double fall) {
+            return std::shared_ptr<PrecisionPolicy>(make_weight_thresholds(hi_above, skip_below, wait_above, fall));
         },
-        py::arg("hi_above"), py::arg("skip_below"), py::arg("wait_above"));
+        py::arg("hi_above"), py::arg("skip_below"), py::arg("wait_above"), py::arg("fall"));
     m.def(
         "mass_budget",
         [](float lo_mass, float skip_mass) {

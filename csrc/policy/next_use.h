@@ -7,7 +7,8 @@
 // which has just been served, 1 - layer_weight.
 //
 // Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
-// share (later_weight) of the others, which its lo copy would serve as well.
+// share (later_weight) of the others, which its lo copy would serve as well. There are more copies then, so the
+// least of them is wanted rarely, and what follows what says less of it (mixed_follow_weight).
 #pragma once
 
 #include "policy/correction.h"
@@ -20,7 +21,7 @@ namespace hobbit {
 class NextUse : public EvictionPolicy {
   public:
     NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight, double follow_weight,
-            double later_weight, double learning_rate);
+            double mixed_follow_weight, double later_weight, double learning_rate);
 
     // What its tables take for a model with so many experts, [n_layers].
     static uint64_t n_bytes(const std::vector<uint32_t> & n_expert);

@@ -54,29 +54,31 @@ class Thresholds final : public PrecisionPolicy {
 
 class WeightThresholds final : public PrecisionPolicy {
   public:
-    WeightThresholds(float hi_above, float skip_below, float wait_above)
-        : hi_above_(hi_above), skip_below_(skip_below), wait_above_(wait_above) {}
+    WeightThresholds(double hi_above, float skip_below, float wait_above, double fall)
+        : hi_above_(hi_above), fall_(fall), skip_below_(skip_below), wait_above_(wait_above) {}
 
-    void choose(uint16_t, const float * gate_weights, const Resident * resident, uint32_t n_used,
+    void choose(uint16_t layer_idx, const float * gate_weights, const Resident * resident, uint32_t n_used,
                 Choice * choices) const override {
+        const auto hi_above = static_cast<float>(hi_above_ - fall_ * layer_idx);
         for (uint32_t i = 0; i < n_used; ++i) {
-            choices[i] = choose_one(gate_weights[i], resident[i]);
+            choices[i] = choose_one(hi_above, gate_weights[i], resident[i]);
         }
     }
-    bool is_exact() const override { return hi_above_ <= 0.0f && wait_above_ <= 0.0f; }
+    bool is_exact() const override { return hi_above_ <= 0.0 && fall_ >= 0.0 && wait_above_ <= 0.0f; }
 
   private:
-    Choice choose_one(float weight, Resident resident) const {
+    Choice choose_one(float hi_above, float weight, Resident resident) const {
         if (resident == Resident::hi) {
             return Choice::hi;
         }
-        if (weight >= hi_above_) {
+        if (weight >= hi_above) {
             return resident == Resident::lo && weight < wait_above_ ? Choice::promote : Choice::hi;
         }
         return weight >= skip_below_ ? Choice::lo : Choice::skip;
     }
 
-    float hi_above_, skip_below_, wait_above_;
+    double hi_above_, fall_;
+    float  skip_below_, wait_above_;
 };
 
 class MassBudget final : public PrecisionPolicy {
@@ -113,8 +115,9 @@ std::unique_ptr<PrecisionPolicy> make_always_low() { return std::make_unique<Alw
 std::unique_ptr<PrecisionPolicy> make_thresholds(float t1, float t2, bool lo_serves_hi) {
     return std::make_unique<Thresholds>(t1, t2, lo_serves_hi);
 }
-std::unique_ptr<PrecisionPolicy> make_weight_thresholds(float hi_above, float skip_below, float wait_above) {
-    return std::make_unique<WeightThresholds>(hi_above, skip_below, wait_above);
+std::unique_ptr<PrecisionPolicy> make_weight_thresholds(double hi_above, float skip_below, float wait_above,
+                                                        double fall) {
+    return std::make_unique<WeightThresholds>(hi_above, skip_below, wait_above, fall);
 }
 std::unique_ptr<PrecisionPolicy> make_mass_budget(float lo_mass, float skip_mass) {
     return std::make_unique<MassBudget>(lo_mass, skip_mass);

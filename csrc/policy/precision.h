@@ -47,9 +47,10 @@ std::unique_ptr<PrecisionPolicy> make_always_low();
 std::unique_ptr<PrecisionPolicy> make_thresholds(float t1, float t2, bool lo_serves_hi);
 
 // By the expert's own weight: a missing one is read in hi from hi_above on, in lo from skip_below on, and skipped below
-// both. Below wait_above a resident lo copy serves where hi was chosen, until the hi copy is there. hi_above and
-// wait_above <= 0 is exact mode.
-std::unique_ptr<PrecisionPolicy> make_weight_thresholds(float hi_above, float skip_below, float wait_above);
+// both. hi_above is that of layer 0 and falls by `fall` from each layer to the next. Below wait_above a resident lo
+// copy serves where hi was chosen, until the hi copy is there. hi_above and wait_above <= 0 is exact mode.
+std::unique_ptr<PrecisionPolicy> make_weight_thresholds(double hi_above, float skip_below, float wait_above,
+                                                        double fall);
 
 // Spends a budget of gate mass: from the lightest expert up, missing ones go lo while the mass in lo stays within
 // lo_mass, and the lightest of those are skipped while the mass skipped stays within skip_mass. The best is always hi.

@@ -37,7 +37,7 @@ def to_native(policy: PrecisionPolicy) -> _core.PrecisionPolicy:
     if type(policy) is HobbitThresholds:
         return _core.thresholds(policy.t1, policy.t2, policy.lo_serves_hi)
     if type(policy) is WeightThresholds:
-        return _core.weight_thresholds(policy.hi_above, policy.skip_below, policy.wait_above)
+        return _core.weight_thresholds(policy.hi_above, policy.skip_below, policy.wait_above, policy.fall)
     if type(policy) is MassBudget:
         return _core.mass_budget(policy.lo_mass, policy.skip_mass)
     if not isinstance(policy, PrecisionPolicy):

@@ -229,6 +229,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 engine.paths,
                 lo_path,
                 engine.n_expert_used,
+                len(engine.n_expert),
                 policy=policy,
                 lo_share=lo_share,
                 memory_share=plan.loader_options.expert_memory_bytes / engine.all_slots_bytes,

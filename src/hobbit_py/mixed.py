@@ -11,6 +11,8 @@ from .errors import UsageError
 from .policies import PrecisionPolicy, WeightThresholds
 from .tune import load_tuning
 
+DEFAULT_TILT = 0.25
+
 
 @dataclass(frozen=True)
 class MixedSettings:
@@ -49,15 +51,17 @@ def check_lo(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> None:
     verify(model_paths, lo)
 
 
-def default_policy(n_expert_used: int, memory_share: float) -> WeightThresholds:
+def default_policy(n_expert_used: int, memory_share: float, n_layers: int) -> WeightThresholds:
     """The thresholds of a model that was not tuned: about one expert a token in hi, none skipped (docs/accuracy.md).
 
     With few experts used each has more weight, and so has what is read in hi: 0.2 for eight, 0.5 for two. The more
     experts there is memory for (`memory_share` of what all take in hi), the more of them are there in hi anyway, and
-    the fewer need to be read for the same loss: with eight, 0.2 up to a quarter and 0.3 from a half on.
+    the fewer need to be read for the same loss: with eight, 0.21 up to a quarter and 0.24 from a half on. That is in
+    the middle of the layers: what an early one leaves in lo costs less.
     """
     memory = min(max(memory_share, 0.25), 0.5)
-    return WeightThresholds(hi_above=min(0.5, (0.8 + 3.2 * memory) / n_expert_used))
+    hi_above = min(0.5, (1.44 + 0.96 * memory) / n_expert_used)
+    return WeightThresholds.tilted(hi_above, DEFAULT_TILT, n_layers)
 
 
 def device_policy(n_expert_used: int, lo_ratio: float) -> WeightThresholds:
@@ -91,6 +95,7 @@ def mixed_settings(
     model_paths: Sequence[str],
     lo: str | os.PathLike[str],
     n_expert_used: int,
+    n_layers: int,
     *,
     policy: PrecisionPolicy | None,
     lo_share: float | None,
@@ -104,7 +109,10 @@ def mixed_settings(
     """
     name = Path(lo).name
     default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
-    own_policy = device_policy(n_expert_used, lo_ratio) if has_tier else default_policy(n_expert_used, memory_share)
+    if has_tier:
+        own_policy = device_policy(n_expert_used, lo_ratio)
+    else:
+        own_policy = default_policy(n_expert_used, memory_share, n_layers)
     if policy is not None or lo_share is not None:
         return MixedSettings(
             policy=policy or own_policy,
@@ -120,7 +128,7 @@ def mixed_settings(
             note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
         )
     return MixedSettings(
-        policy=WeightThresholds(tuning.hi_above, tuning.skip_below, tuning.wait_above),
+        policy=tuning.policy(n_layers),
         lo_share=tuning.lo_share,
         note=f"Mixed precision with lo copies from {name}; loss {format_loss(tuning.loss)} perplexity, measured by "
         f"hobbit tune.",

@@ -71,6 +71,14 @@ def test_mixed_against_exact(model: Path) -> None:
     assert (exact["share_hi"], exact["kl_mean"], exact["precision"]) == (1, None, "exact")
 
 
+def test_thresholds_fall_from_layer_to_layer(model: Path) -> None:
+    arguments = ("perplexity", model, "--text", sample_text(), "--tokens", "64", "--chunked")
+    arguments += ("--expert-memory", QUARTER)
+    flat = report(*arguments, "--hi-above", "0.9")
+    falling = report(*arguments, "--hi-above", "0.9", "--fall", "0.9")  # everything in hi from the second layer on
+    assert flat["share_hi"] < falling["share_hi"] < 1
+
+
 def test_report_in_words(model: Path) -> None:
     result = hobbit("perplexity", model, "--text", sample_text(), "--tokens", "64", "--chunked", "--threads", "1")
     assert result.returncode == 0, result.stderr
@@ -88,7 +96,7 @@ def test_tune_stores_what_the_next_run_uses(model: Path) -> None:
         chosen = [
             m
             for m in tuned["measured"]
-            if all(m[name] == tuned[name] for name in ("hi_above", "wait_above", "skip_below", "lo_share"))
+            if all(m[name] == tuned[name] for name in ("hi_above", "wait_above", "skip_below", "tilt", "lo_share"))
         ]
         assert len(chosen) == 1
         assert chosen[0]["loss"] == tuned["loss"] <= 0.05

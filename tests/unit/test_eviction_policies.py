@@ -15,27 +15,28 @@ N_EXPERT = [8, 0, 8, 6, 8]  # a layer without experts, and one with fewer
 MOE_LAYERS = [0, 2, 3, 4]
 LO_COST = 0.375
 CASES = [
-    *((name, {}) for name in BUILT_INS),
-    ("frequency", {"decay": 0.5}),
-    ("ranked-frequency", {"decay": 0.75, "later_weight": 1.0}),
-    ("multidimensional", {"lru": 0.1, "lfu": 0.0, "lhu": 0.6, "fld": 0.3}),
+    *((name, {}, LO_COST) for name in BUILT_INS),
+    ("frequency", {"decay": 0.5}, LO_COST),
+    ("next-use", {}, 0.0),
+    ("ranked-frequency", {"decay": 0.75, "later_weight": 1.0}, LO_COST),
+    ("multidimensional", {"lru": 0.1, "lfu": 0.0, "lhu": 0.6, "fld": 0.3}, LO_COST),
 ]
 
 
-def started(name: str, parameters: dict[str, float]) -> EvictionPolicy:
+def started(name: str, parameters: dict[str, float], lo_cost: float = LO_COST) -> EvictionPolicy:
     policy = BUILT_INS[name](**parameters)
-    policy.start(N_EXPERT, LO_COST)
+    policy.start(N_EXPERT, lo_cost)
     return policy
 
 
-def native(name: str, parameters: dict[str, float] | None = None) -> _core.EvictionPolicy:
-    return _core.EvictionPolicy(name, parameters or {}, N_EXPERT, LO_COST)
+def native(name: str, parameters: dict[str, float] | None = None, lo_cost: float = LO_COST) -> _core.EvictionPolicy:
+    return _core.EvictionPolicy(name, parameters or {}, N_EXPERT, lo_cost)
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
-def test_native_form_decides_alike(name: str, parameters: dict[str, float]) -> None:
+@pytest.mark.parametrize(("name", "parameters", "lo_cost"), CASES)
+def test_native_form_decides_alike(name: str, parameters: dict[str, float], lo_cost: float) -> None:
     rng = np.random.default_rng(0)
-    python, core = started(name, parameters), native(name, parameters)
+    python, core = started(name, parameters, lo_cost), native(name, parameters, lo_cost)
     exists = np.arange(max(N_EXPERT)) < np.array(N_EXPERT)[:, None]
     for step in range(N_STEPS):
         layer = MOE_LAYERS[step % len(MOE_LAYERS)]
@@ -77,9 +78,11 @@ def route(policy: Any, layer: int, experts: list[int], codes: list[int] | None =
     policy.on_route(layer, np.array([experts], np.int32), np.array([codes or [HI] * len(experts)], np.int8))
 
 
-def order(name: str, layer: int, routed: list[Any], *, copy: int = 0, **parameters: float) -> list[int]:
+def order(
+    name: str, layer: int, routed: list[Any], *, copy: int = 0, lo_cost: float = LO_COST, **parameters: float
+) -> list[int]:
     """Experts of a layer from the first victim on, after (layer, experts[, codes]) were routed."""
-    policy = native(name, parameters)
+    policy = native(name, parameters, lo_cost)
     for step in routed:
         route(policy, *step)
     return [int(e) for e in np.argsort(policy.scores()[copy, layer, : N_EXPERT[layer]], kind="stable")]
@@ -93,11 +96,12 @@ def test_lru_and_lfu_differ_over_an_old_favourite() -> None:
     assert order("frequency", 0, routed, decay=0.5)[-2:] == [1, 2]
 
 
-def test_next_use_knows_what_follows_what() -> None:
+@pytest.mark.parametrize(("lo_cost", "weight"), [(0.0, "follow_weight"), (LO_COST, "mixed_follow_weight")])
+def test_next_use_knows_what_follows_what(lo_cost: float, weight: str) -> None:
     routed = [(0, [expert]) for expert in [1, 2, 3] * 30 + [1]]
-    assert order("next-use", 0, routed, learning_rate=0.0)[-1] == 2
-    assert order("next-use", 0, routed, learning_rate=0.0, follow_weight=0.0)[-1] == 1
-    assert order("next-use", 0, routed, follow_weight=0.0)[-1] == 2  # learned instead
+    assert order("next-use", 0, routed, lo_cost=lo_cost, learning_rate=0.0)[-1] == 2
+    assert order("next-use", 0, routed, lo_cost=lo_cost, learning_rate=0.0, **{weight: 0.0})[-1] == 1
+    assert order("next-use", 0, routed, lo_cost=lo_cost, **{weight: 0.0})[-1] == 2  # learned instead
 
 
 @pytest.mark.parametrize("told_by", [0, 3])
@@ -222,7 +226,7 @@ def test_ranked_frequency_wants_the_hi_copy_of_a_best_expert_alone() -> None:
 def test_next_use_keeps_hi_copies_of_best_experts_where_lo_copies_serve_the_others(
     lo_cost: float, hi_scores: list[float]
 ) -> None:
-    policy = _core.EvictionPolicy("next-use", {"later_weight": 0.3}, N_EXPERT, lo_cost)
+    policy = native("next-use", {"later_weight": 0.3}, lo_cost)
     route(policy, 0, [1, 2])
     hi, lo = policy.scores()[:, 0, 1:3]
     assert (hi / hi[0]).tolist() == pytest.approx(hi_scores)

@@ -37,6 +37,9 @@ BUILT_INS: list[PrecisionPolicy] = [
     WeightThresholds(1.0, 1.0),
     WeightThresholds(0.125, 0.0, wait_above=0.5),
     WeightThresholds(0.0, 0.0, wait_above=2.0),
+    WeightThresholds(0.5, 0.125, fall=0.125),  # meets eighths exactly, and 0 in layer 4
+    WeightThresholds(0.0, 0.0, fall=-0.125),
+    WeightThresholds.tilted(0.21, 0.25, 7, wait_above=0.5),
     MassBudget(),
     MassBudget(0.5, 0.25),
     MassBudget(0.0, 1.0),
@@ -60,9 +63,10 @@ def test_native_form_decides_alike(policy: PrecisionPolicy) -> None:
             weights = (rng.multinomial(8, np.full(n_used, 1 / n_used)) / 8).astype(np.float32)
         weights = np.sort(weights)[::-1].copy()
         resident = rng.integers(0, 3, n_used).astype(np.int8)
-        expected = np.asarray(policy.choose(3, weights, resident))
-        found = native.choose(3, weights, resident)
-        assert np.array_equal(found, expected), (weights, resident)
+        layer = int(rng.integers(0, 7))
+        expected = np.asarray(policy.choose(layer, weights, resident))
+        found = native.choose(layer, weights, resident)
+        assert np.array_equal(found, expected), (layer, weights, resident)
 
 
 def test_thresholds_score_by_the_mass_of_better_experts() -> None:
@@ -93,6 +97,25 @@ def test_weight_thresholds_judge_an_expert_by_its_own_weight() -> None:
     assert choose(policy, weights, [NOTHING] * 4) == [HI, LO, LO, SKIP]
     assert choose(policy, weights, [LO_RESIDENT, HI_RESIDENT, NOTHING, HI_RESIDENT]) == [HI, HI, LO, HI]
     assert choose(WeightThresholds(0.5), weights, [NOTHING] * 4) == [LO] * 4  # no favourite, none in hi
+
+
+def test_weight_thresholds_may_fall_from_layer_to_layer() -> None:
+    weights, missing = np.array([0.375, 0.25, 0.25, 0.125], np.float32), np.zeros(4, np.int8)
+    policy = WeightThresholds(hi_above=0.375, fall=0.125)
+    assert [list(policy.choose(layer, weights, missing)) for layer in range(3)] == [
+        [HI, LO, LO, LO],
+        [HI, HI, HI, LO],
+        [HI, HI, HI, HI],
+    ]
+
+
+@pytest.mark.parametrize("n_layers", [2, 3, 12])
+def test_a_tilt_turns_the_thresholds_about_the_middle_layer(n_layers: int) -> None:
+    policy = WeightThresholds.tilted(0.2, 0.25, n_layers, skip_below=0.01, wait_above=0.5)
+    hi_above = policy.hi_above - policy.fall * np.arange(n_layers)
+    assert (hi_above[0], hi_above[-1], hi_above.mean()) == pytest.approx((0.25, 0.15, 0.2))
+    assert (policy.skip_below, policy.wait_above) == (0.01, 0.5)
+    assert WeightThresholds.tilted(0.2, 0.25, 1) == WeightThresholds(0.2)
 
 
 def test_below_wait_above_a_resident_lo_copy_serves_while_hi_is_read() -> None:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pytest
 from sample_tuning import TUNING
 
-from hobbit_py.mixed import default_lo_share, default_policy, device_policy, format_loss
+from hobbit_py.mixed import DEFAULT_TILT, default_lo_share, default_policy, device_policy, format_loss
 from hobbit_py.policies import HI, WeightThresholds
 from hobbit_py.tune import load_tuning, save_tuning, tuning_path
 from hobbit_py.tune.routing import RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
-from hobbit_py.tune.search import LO_SHARES, NEVER_WAIT, Candidate, Measured, Speeds, search
+from hobbit_py.tune.search import LO_SHARES, NEVER_WAIT, TILTS, Candidate, Measured, Speeds, search
 
 
 @pytest.fixture
@@ -30,15 +30,20 @@ HI_LADDER, SKIP_LADDER = [0.6, 0.3, 0.1], [0.02, 0.05]
 class Landscape:
     """A made-up model: what settings lose and read."""
 
-    def __init__(self, loss_of_lo: float, skip_loss: float = 1.0, never_wait_loss: float = 1.0) -> None:
+    def __init__(
+        self, loss_of_lo: float, skip_loss: float = 1.0, never_wait_loss: float = 1.0, flat_loss: float = 1.0
+    ) -> None:
         self.loss_of_lo, self.skip_loss, self.never_wait_loss = loss_of_lo, skip_loss, never_wait_loss
+        self.flat_loss = flat_loss
         self.asked: list[Candidate] = []
 
     def measure(self, candidate: Candidate) -> Measured:
         self.asked.append(candidate)
         loss = self.loss_of_lo * candidate.hi_above + self.skip_loss * candidate.skip_below
         loss += self.never_wait_loss * max(0.0, candidate.wait_above - candidate.hi_above)
+        loss += 0.0 if candidate.tilt else self.flat_loss
         bytes_ratio = 0.9 - candidate.hi_above - candidate.skip_below + 0.1 * abs(candidate.lo_share - 0.75)
+        bytes_ratio += 0.01 * candidate.tilt
         return Measured(candidate, loss, 0.0, 0.0, bytes_ratio, bytes_ratio - 0.1 * candidate.wait_above)
 
     def search(self, max_loss: float) -> tuple[Measured | None, list[Measured]]:
@@ -65,6 +70,13 @@ def test_search_waits_for_as_little_as_the_loss_allows() -> None:
         chosen, _ = Landscape(loss_of_lo=0.02, never_wait_loss=never_wait_loss).search(0.01)
         assert chosen is not None
         assert (chosen.candidate.hi_above, chosen.candidate.wait_above) == (0.3, wait_above)
+
+
+def test_search_tilts_only_where_the_loss_asks_for_it() -> None:
+    for flat_loss, tilt in ((0.001, 0.0), (0.01, TILTS[0])):
+        chosen, _ = Landscape(loss_of_lo=0.02, flat_loss=flat_loss).search(0.01)
+        assert chosen is not None
+        assert (chosen.candidate.hi_above, chosen.candidate.tilt) == (0.3, tilt)
 
 
 def test_time_follows_from_bytes() -> None:
@@ -203,10 +215,12 @@ def test_loss_in_words(loss: float, text: str) -> None:
 
 
 def test_defaults_depend_on_the_experts_used() -> None:
-    assert default_policy(2, 0.5) == WeightThresholds(0.5)
-    for memory_share, hi_above in ((0.1, 0.2), (0.25, 0.2), (0.375, 0.25), (0.5, 0.3), (0.9, 0.3)):
-        assert default_policy(8, memory_share).hi_above == pytest.approx(hi_above)
-        assert default_policy(8, memory_share) == WeightThresholds(default_policy(8, memory_share).hi_above)
+    assert default_policy(2, 0.5, 8) == WeightThresholds.tilted(0.5, DEFAULT_TILT, 8)
+    for memory_share, hi_above in ((0.1, 0.21), (0.25, 0.21), (0.375, 0.225), (0.5, 0.24), (0.9, 0.24)):
+        policy = default_policy(8, memory_share, 13)
+        assert policy.hi_above - 6 * policy.fall == pytest.approx(hi_above)
+        assert policy.hi_above / (policy.hi_above - 12 * policy.fall) == pytest.approx(1.25 / 0.75)
+        assert policy == WeightThresholds(policy.hi_above, fall=policy.fall)
     assert device_policy(2, 0.43) == WeightThresholds(0.8)
     assert device_policy(2, 0.53) == WeightThresholds(1.0)
     assert device_policy(8, 0.53) == WeightThresholds(0.4)

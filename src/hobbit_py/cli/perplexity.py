@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 _DEFAULT_WINDOW = 512
-_MIXED_OPTIONS = "--hi-above, --wait-above, --skip-below, --t1, --t2, --lo-share and --skip-renorm"
+_MIXED_OPTIONS = "--hi-above, --fall, --wait-above, --skip-below, --t1, --t2, --lo-share and --skip-renorm"
 _MAX_BATCH = 2048  # tokens of a batch with --chunked, as in llama-perplexity
 
 
@@ -103,8 +103,8 @@ def _mixed_keywords(
 
     if weights and masses:
         raise UsageError(
-            "--hi-above, --wait-above and --skip-below judge an expert by its own weight, --t1 and --t2 by that of the "
-            "better ones: give one kind."
+            "--hi-above, --fall, --wait-above and --skip-below judge an expert by its own weight, --t1 and --t2 by "
+            "that of the better ones: give one kind."
         )
     keywords: dict[str, Any] = {}
     if weights:
@@ -187,6 +187,12 @@ class _Run:
     help="Gate weight from which on a miss is read in hi. [default with --skip-below: 0]",
 )
 @click.option(
+    "--fall",
+    type=float,
+    metavar="X",
+    help="By which --hi-above, that of the first layer, falls from each layer to the next. [default: 0]",
+)
+@click.option(
     "--wait-above",
     type=click.FloatRange(min=0),
     metavar="X",
@@ -220,6 +226,7 @@ def command(
     max_tokens: int | None,
     chunked: bool,
     hi_above: float | None,
+    fall: float | None,
     wait_above: float | None,
     skip_below: float | None,
     t1: float | None,
@@ -240,7 +247,7 @@ def command(
     from ..evaluate import read_text
 
     options = common.ModelOptions.of(model_options)
-    weights = _given(hi_above=hi_above, wait_above=wait_above, skip_below=skip_below)
+    weights = _given(hi_above=hi_above, fall=fall, wait_above=wait_above, skip_below=skip_below)
     mixed_keywords = _mixed_keywords(weights, _given(t1=t1, t2=t2), lo_share, skip_renorm)
     if mixed_keywords and options.precision == "exact":
         raise UsageError(f"{_MIXED_OPTIONS} have no meaning with --precision exact; leave them out.")

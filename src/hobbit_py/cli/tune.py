@@ -39,7 +39,8 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 
 def _setting(c: Candidate | Tuning) -> str:
     waits = "never" if c.wait_above > 1 else f"above {max(c.hi_above, c.wait_above):.2f}"
-    return f"hi above {c.hi_above:.2f}, waits {waits}, skip below {c.skip_below:.2f}, lo share {c.lo_share:.2f}"
+    falls = f" ({c.tilt:+.0%} in the first layer, {-c.tilt:+.0%} in the last)" if c.tilt else ""
+    return f"hi above {c.hi_above:.2f}{falls}, waits {waits}, skip below {c.skip_below:.2f}, lo share {c.lo_share:.2f}"
 
 
 def _row(measured: Measured) -> str:

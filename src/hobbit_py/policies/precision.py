@@ -90,15 +90,27 @@ class WeightThresholds:
     weight of the better experts, also reads the best one of a token that has no favourite. What is resident in hi
     serves as it is. Below wait_above a resident lo copy serves where hi was chosen, until the hi copy is there: no
     token waits for the drive then. hi_above = wait_above = 0 is exact mode.
+
+    Where an error weighs more the later its layer comes, hi_above may be that of layer 0 and fall by `fall` from each
+    layer to the next.
     """
 
     hi_above: float = 0.2
     skip_below: float = 0.0
     wait_above: float = 0.0
+    fall: float = 0.0
+
+    @classmethod
+    def tilted(
+        cls, hi_above: float, tilt: float, n_layers: int, *, skip_below: float = 0.0, wait_above: float = 0.0
+    ) -> WeightThresholds:
+        """With hi_above in the middle layer, 1 + tilt times that in the first and 1 - tilt times in the last."""
+        fall = 2.0 * tilt * hi_above / (n_layers - 1) if n_layers > 1 else 0.0
+        return cls(hi_above + fall * (n_layers - 1) / 2.0, skip_below, wait_above, fall)
 
     def choose(self, layer: int, gate_weights: Weights, resident: Copies) -> Codes:
         """See PrecisionPolicy."""
-        hi_above, skip_below = np.float32(self.hi_above), np.float32(self.skip_below)
+        hi_above, skip_below = np.float32(self.hi_above - self.fall * layer), np.float32(self.skip_below)
         wait_above = np.float32(self.wait_above)
         codes = []
         for weight, copy in zip(gate_weights, resident, strict=True):

@@ -180,7 +180,7 @@ def _precision_of(
     """None: exact mode."""
     if preset.precision == "exact" or not trace.has_lo:
         return None
-    return precision or default_policy(trace.n_used, capacity)
+    return precision or default_policy(trace.n_used, capacity, len(trace.n_expert))
 
 
 def _check_capacity(trace: Trace, n_slots: list[int], layer_classes: list[int], capacity: float) -> None:

@@ -33,7 +33,7 @@ def candidates() -> list[Candidate]:
     found += [("next-use", {"decay": decay}) for decay in (0.95, 0.99)]
     found += [("next-use", {"last_weight": weight}) for weight in (0.05, 0.3)]
     found += [("next-use", {"layer_weight": weight}) for weight in (0.0, 0.9)]
-    found += [("next-use", {"follow_weight": weight}) for weight in (0.0, 0.4)]
+    found += [("next-use", {"follow_weight": weight, "mixed_follow_weight": weight}) for weight in (0.0, 0.3, 0.6)]
     found += [("next-use", {"later_weight": weight}) for weight in (0.1, 0.6)]
     found += [("next-use", {"learning_rate": rate}) for rate in (0.0, 0.1)]
     found += [("ranked-frequency", {"later_weight": weight}) for weight in (0.1, 0.6)]

@@ -2,9 +2,9 @@
 
 Every candidate is a teacher-forced run from a cold cache over the tokens that exact mode ran over. How long its tokens
 take is computed from the bytes that it read and waited for, and from the speeds of the drive and the cores in exact
-mode: clocks are too noisy to tell candidates apart. What is wanted in hi matters most, then what waits for it, then
-skipping and the split of the memory: so the search goes along one of these at a time, which takes a handful of runs
-where the whole grid would take dozens.
+mode: clocks are too noisy to tell candidates apart. What is wanted in hi matters most, then whether that falls with
+depth, what waits for it, skipping and the split of the memory: so the search goes along one of these at a time, which
+takes a handful of runs where the whole grid would take dozens.
 """
 
 from __future__ import annotations
@@ -25,23 +25,27 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 LO_SHARES = (0.25, 0.5, 0.75)
+TILTS = (0.25, 0.0)
 _FIRST_LO_SHARE = 0.5
 NEVER_WAIT = 2.0  # above any weight
-_MAX_RUNS = 14  # of the ladders, other lo shares, exact mode and the recording of the router
+_MAX_RUNS = 15  # of the ladders, other lo shares, exact mode and the recording of the router
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings of mixed mode."""
+    """Settings of mixed mode; `hi_above` is that of the middle layer."""
 
     hi_above: float
     skip_below: float
     lo_share: float
     wait_above: float = 0.0
+    tilt: float = TILTS[0]
 
-    def policy(self) -> WeightThresholds:
-        """Its precision policy."""
-        return WeightThresholds(self.hi_above, self.skip_below, self.wait_above)
+    def policy(self, n_layers: int) -> WeightThresholds:
+        """Its precision policy in a model of so many layers."""
+        return WeightThresholds.tilted(
+            self.hi_above, self.tilt, n_layers, skip_below=self.skip_below, wait_above=self.wait_above
+        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ def search(
     found = next((candidate for candidate in ladder if within(candidate)), None)
     if found is None:
         return None, measured
+    for tilt in TILTS[1:]:
+        within(replace(found, tilt=tilt))
+    found = _fastest(measured, max_loss).candidate
     for wait_above in (NEVER_WAIT, *(h for h in hi_ladder if h > found.hi_above)):  # each lets more experts wait
         if within(replace(found, wait_above=wait_above)):
             break
@@ -161,6 +168,7 @@ def tune(
         mix, lo_path, model_paths = mix_thresholds(weights), llama.lo_path, llama.model_paths
         assert llama._engine is not None
         lo_sizes = lo_part_bytes(llama._engine)
+        n_layers = len(llama._engine.n_expert)
         n_scored, n_vocab = windows.n_scored, llama.n_vocab()
         assert lo_path is not None
     finally:
@@ -187,7 +195,7 @@ def tune(
         exact_s = _token_s(speeds, exact)
 
         def measure(candidate: Candidate) -> Measured:
-            llama = open_llama(precision="mixed", policy=candidate.policy(), lo_share=candidate.lo_share)
+            llama = open_llama(precision="mixed", policy=candidate.policy(n_layers), lo_share=candidate.lo_share)
             try:
                 evaluation = run(llama, windows, against=reference)
             finally:
@@ -210,6 +218,7 @@ def tune(
         hi_above=chosen.candidate.hi_above,
         skip_below=chosen.candidate.skip_below,
         wait_above=chosen.candidate.wait_above,
+        tilt=chosen.candidate.tilt,
         lo_share=chosen.candidate.lo_share,
         loss=chosen.loss,
         loss_se=chosen.loss_se,
@@ -222,7 +231,7 @@ def tune(
     of_mixed = search_eviction(
         trace,
         expert_memory_bytes,
-        precision=chosen.candidate.policy(),
+        precision=chosen.candidate.policy(n_layers),
         lo_share=tuning.lo_share,
     )
     evictions = (search_eviction(trace, expert_memory_bytes), of_mixed)

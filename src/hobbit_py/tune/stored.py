@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..atomic_file import write_text_atomically
+from ..policies import WeightThresholds
 from ..policies.eviction import BUILT_INS
 from ..stored_files import is_number, read_json
 
@@ -27,6 +28,7 @@ _PART = re.compile(r"-\d{5}-of-\d{5}$")
 class Tuning:
     """Thresholds, and what they cost and saved where they were measured.
 
+    `hi_above` is that of the middle layer and `tilt` how it falls with depth, see WeightThresholds.tilted.
     `loss` is the perplexity against exact mode on the same tokens, minus one (0.004: 0.4% worse), `loss_se` its
     standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory; `time_ratio` the time
     of a token, likewise, as far as it follows from bytes (tune.search.Speeds).
@@ -35,6 +37,7 @@ class Tuning:
     hi_above: float
     skip_below: float
     wait_above: float
+    tilt: float
     lo_share: float
     loss: float
     loss_se: float
@@ -43,6 +46,12 @@ class Tuning:
     tokens: int
     max_loss: float
     expert_memory_bytes: int
+
+    def policy(self, n_layers: int) -> WeightThresholds:
+        """The precision policy for the model, which has so many layers."""
+        return WeightThresholds.tilted(
+            self.hi_above, self.tilt, n_layers, skip_below=self.skip_below, wait_above=self.wait_above
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
         values[field.name] = int(value) if field.name in ("tokens", "expert_memory_bytes") else float(value)
     tuning = Tuning(**values)
     shares = (tuning.hi_above, tuning.skip_below, tuning.lo_share)
-    in_range = all(0 <= share <= 1 for share in shares) and tuning.wait_above >= 0
+    in_range = all(0 <= share <= 1 for share in shares) and tuning.wait_above >= 0 and abs(tuning.tilt) <= 1
     return tuning if in_range else None
 
 

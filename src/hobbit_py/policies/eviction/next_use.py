@@ -27,13 +27,15 @@ class NextUse:
     1 - layer_weight.
 
     Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
-    share (later_weight) of the others, which its lo copy would serve as well.
+    share (later_weight) of the others, which its lo copy would serve as well. There are more copies then, so the
+    least of them is wanted rarely, and what follows what says less of it (mixed_follow_weight).
     """
 
     decay: float = 0.98
     last_weight: float = 0.15
     layer_weight: float = 0.5
     follow_weight: float = 0.8
+    mixed_follow_weight: float = 0.5
     later_weight: float = 0.3
     learning_rate: float = 0.04
 
@@ -44,6 +46,7 @@ class NextUse:
         self._counts = FadingCounts(len(n_expert), n_max, self.decay)
         self._counts_as_best = FadingCounts(len(n_expert), n_max, self.decay)
         self._later_weight = self.later_weight if lo_cost > 0 else 1.0
+        self._follow_weight = self.mixed_follow_weight if lo_cost > 0 else self.follow_weight
         self._clock = np.zeros(len(n_expert), np.int64)
         self._last = np.zeros((len(n_expert), n_max), np.int64)
         self._followers = [Followers(n_max) for _ in n_expert]
@@ -71,7 +74,7 @@ class NextUse:
         in_last = np.where(self._last[layer] > before_pass, self.last_weight, 0.0)
         by_itself = (1.0 - self.last_weight) * rates + in_last
         following = self._followers[layer].chances(rates, _PRIOR)
-        self._counted[layer] = (1.0 - self.follow_weight) * by_itself + self.follow_weight * following
+        self._counted[layer] = (1.0 - self._follow_weight) * by_itself + self._follow_weight * following
         as_best = self._counts_as_best.of_layer(layer, int(self._clock[layer]))
         best = np.divide(as_best, uses, out=np.zeros_like(uses), where=uses > 0)
         self._hi_shares[layer] = self._later_weight + (1.0 - self._later_weight) * best
