@@ -13,7 +13,7 @@ import widen_gguf
 
 from hobbit_py.bundled import bundled_model
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.resident]
 
 MIB = 1 << 20
 PROMPT = "It was"  # keeps the bundled model talking
