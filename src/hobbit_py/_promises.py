@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from typing import Protocol
 
-from ._host import _core
 from .memory import resident_bytes
+
+
+class Engine(Protocol):
+    """Of a native engine what is asked here."""
+
+    def unfilled_bytes(self) -> int:
+        """Bytes of its slots that are not resident."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,7 @@ class Promise:
     """What the process held then besides its models."""
 
 
-live_engines: weakref.WeakKeyDictionary[_core.Engine, Promise] = weakref.WeakKeyDictionary()
+live_engines: weakref.WeakKeyDictionary[Engine, Promise] = weakref.WeakKeyDictionary()
 """Of this process's models with an expert cache."""
 
 
