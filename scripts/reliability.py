@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks that take too long for the test suite: faults, kills, random models, long runs.
 
+    scripts/reliability.py all
     scripts/reliability.py faults --count 1000 --seed 1
 
 Each check prints what it counted and ends with 1 if something broke; a seed and a number repeat a case.
@@ -27,6 +28,7 @@ CHECKS = {
     "long-run": "long_run",
     "contexts": "contexts",
     "platforms": "platforms",
+    "all": "everything",
 }
 
 

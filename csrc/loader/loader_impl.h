@@ -17,6 +17,7 @@
 #include "loader/prefetch_budget.h"
 #include "loader/read_queue.h"
 #include "loader/stream_ring.h"
+#include "loader/upgrade_budget.h"
 
 namespace hobbit {
 
@@ -110,7 +111,7 @@ struct Loader::Impl {
     std::vector<SlotRef> reading_ahead_       HOBBIT_GUARDED_BY(mu_); // guesses begun, incomplete and not wanted yet
     int64_t guess_bytes_left_                 HOBBIT_GUARDED_BY(mu_) = 0; // of the budget until the next guesses
     std::deque<ExpertKey> upgrades_           HOBBIT_GUARDED_BY(mu_);     // the latest first
-    int64_t upgrade_bytes_left_               HOBBIT_GUARDED_BY(mu_) = 0; // of windows so far
+    UpgradeBudget upgrade_budget_             HOBBIT_GUARDED_BY(mu_);
     PrefetchBudget budget_                    HOBBIT_GUARDED_BY(mu_);
     uint64_t n_ahead_                         HOBBIT_GUARDED_BY(mu_) = 0; // copies queued ahead so far
     std::deque<ExpertKey> fill_ HOBBIT_GUARDED_BY(mu_); // to be read when there is nothing to guess either
@@ -123,10 +124,9 @@ struct Loader::Impl {
     SlotRef admit(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_);
     void    queue_part(SlotRef slot, ExpertKey key, uint32_t part_idx, ReadOrder order) HOBBIT_REQUIRES(mu_);
     SlotRef admit_wanted(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_); // at the cost of guesses, if need be
-    bool    queue_guess() HOBBIT_REQUIRES(mu_); // the next of guesses_ that is absent; false: none left, or no budget
-    void    save_for_upgrades() HOBBIT_REQUIRES(mu_);
-    bool    queue_upgrade() HOBBIT_REQUIRES(mu_);                                 // the same of upgrades_
-    bool    queue_fill() HOBBIT_REQUIRES(mu_);                                    // the same of fill_
+    bool    queue_guess() HOBBIT_REQUIRES(mu_);   // the next of guesses_ that is absent; false: none left, or no budget
+    bool    queue_upgrade() HOBBIT_REQUIRES(mu_); // the same of upgrades_
+    bool    queue_fill() HOBBIT_REQUIRES(mu_);    // the same of fill_
     SlotRef queue_ahead(ExpertKey key, Admission admission) HOBBIT_REQUIRES(mu_); // none: resident, or no slot for it
     void    judge_wanted(SlotRef slot) HOBBIT_REQUIRES(mu_);
     void    judge_unwanted(SlotLoad & load, uint64_t cancelled_bytes) HOBBIT_REQUIRES(mu_);

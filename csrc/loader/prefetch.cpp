@@ -14,8 +14,7 @@ namespace {
 
 constexpr uint32_t min_slots_per_used = 4; // of a class, below which nothing is read ahead
 
-constexpr size_t  max_upgrades            = 64; // a token's worth; older ones are asked for again if they matter
-constexpr int64_t max_saved_upgrade_bytes = 64 << 20;
+constexpr size_t max_upgrades = 64; // a token's worth; older ones are asked for again if they matter
 
 // Orders copies that no token chose yet by when they were read, below anything that a token chose of late.
 constexpr double max_prior = 1e-9;
@@ -65,21 +64,13 @@ bool Loader::Impl::queue_guess() {
             cache_.soft_pin(slot);
             reading_ahead_.push_back(slot);
             guess_bytes_left_ -= static_cast<int64_t>(load.n_bytes);
-            upgrade_bytes_left_ -= static_cast<int64_t>(load.n_bytes);
+            upgrade_budget_.spend(load.n_bytes);
             stats_.n_prefetched++;
             stats_.prefetched_bytes += load.n_bytes;
             return true;
         }
     }
     return false;
-}
-
-// What one window is too short for, several together are not. Guesses may take more than their window: that is made
-// good by the next one at most, since a window that has gone by is no use to anybody.
-void Loader::Impl::save_for_upgrades() {
-    const auto idle_bytes = static_cast<int64_t>(budget_.idle_bytes());
-    upgrade_bytes_left_   = std::max(upgrade_bytes_left_, -idle_bytes) + idle_bytes;
-    upgrade_bytes_left_   = std::min(upgrade_bytes_left_, max_saved_upgrade_bytes);
 }
 
 void Loader::Impl::add_upgrades(const std::vector<ExpertKey> & keys) {
@@ -97,13 +88,13 @@ void Loader::Impl::add_upgrades(const std::vector<ExpertKey> & keys) {
 bool Loader::Impl::queue_upgrade() {
     while (!upgrades_.empty()) {
         const ExpertKey key = upgrades_.front();
-        if (upgrade_bytes_left_ < static_cast<int64_t>(layouts_.of(key).n_bytes())) {
+        if (!upgrade_budget_.allows(layouts_.of(key).n_bytes())) {
             return false;
         }
         upgrades_.pop_front();
         const SlotRef slot = queue_ahead(key, Admission::if_better);
         if (slot) {
-            upgrade_bytes_left_ -= static_cast<int64_t>(load_of(slot).n_bytes);
+            upgrade_budget_.spend(load_of(slot).n_bytes);
             stats_.n_upgraded++;
             return true;
         }

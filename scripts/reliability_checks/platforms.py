@@ -25,7 +25,7 @@ from hobbit_py import _core
 from hobbit_py.bundled import bundled_model
 from hobbit_py.cores import n_usable_cores
 
-from .preload import PRELOADED, ReadFaults, build
+from .preload import ReadFaults, build, preloading
 from .process import Holdings
 
 _ARCHS = ("qwen3moe", "deepseek2-fused", "gpt-oss")
@@ -206,7 +206,7 @@ def run(options: argparse.Namespace) -> int:
         for name in options.case or [*PRELOAD_CASES, *CASES]:
             environment = {**os.environ, **({_ONLY_ARCH: options.arch} if options.arch else {})}
             if name in PRELOAD_CASES:
-                environment |= {"LD_PRELOAD": library, PRELOADED: library, **PRELOAD_CASES[name][1]}
+                environment |= {**preloading(library), **PRELOAD_CASES[name][1]}
             done = subprocess.run(
                 [sys.executable, sys.argv[0], "platforms", "--inner", name],
                 env=environment,

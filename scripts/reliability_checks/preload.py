@@ -34,8 +34,14 @@ def run_preloaded(name: str, arguments: Sequence[str]) -> int | None:
         return None
     with tempfile.TemporaryDirectory(prefix="hobbit-reliability.") as folder:
         library = str(build(name, Path(folder)))
-        environment = {**os.environ, "LD_PRELOAD": library, PRELOADED: library}
+        environment = {**os.environ, **preloading(library)}
         return subprocess.run([sys.executable, *arguments], env=environment, check=False).returncode
+
+
+def preloading(library: str) -> dict[str, str]:
+    """Environment that loads the library; behind what is preloaded already, since a sanitizer has to come first."""
+    others = os.environ.get("LD_PRELOAD")
+    return {"LD_PRELOAD": f"{others}:{library}" if others else library, PRELOADED: library}
 
 
 class Kind(IntEnum):

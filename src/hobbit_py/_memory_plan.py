@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ._host import ContextNeeds, _core
-from .memory import MemoryNeeds, auto_budget, check_budget, resident_bytes
+from ._promises import Promise, own_bytes, process_bytes
+from .memory import MemoryNeeds, auto_budget, check_budget
 from .vram import DeviceChoice, auto_vram, check_vram, slot_bytes
 
 _STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
 _N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
 _N_PASSING_TOKENS = 4  # the slots in RAM, in tokens' worth, through which experts pass that all fit on the GPU
-
-
-live_engines: weakref.WeakSet[_core.Engine] = weakref.WeakSet()
-"""Of this process's models with an expert cache."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,9 @@ class MemoryPlan:
         if self._device.has_tier:
             self.tier_options.expert_bytes = min(self._expert_vram(in_use, free_vram_bytes), engine.all_device_bytes)
         if self._granted.expert_memory_bytes is None:
-            left = replace(self._of_host(in_use), dense_bytes=0, context_bytes=0)  # these are resident already
-            spare_bytes = max(0, self.memory_bytes - self._needs(left, n_output_rows).total_bytes)
+            spare_bytes = max(0, self.memory_bytes - self._needs_now(in_use, n_output_rows).total_bytes)
             self.loader_options.stream_bytes = min(self._max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
-            expert_bytes = max(0, self.memory_bytes - self._needs(left, n_output_rows).total_bytes)
+            expert_bytes = max(0, self.memory_bytes - self._needs_now(in_use, n_output_rows).total_bytes)
         else:
             expert_bytes = self._granted.expert_memory_bytes
         if self.all_on_device:
@@ -78,6 +73,17 @@ class MemoryPlan:
         # Below a GPU both copies of an expert are of use: which is copied there is decided anew for every miss.
         most_bytes = engine.all_slots_bytes + (engine.all_lo_slots_bytes if self._device.has_tier else 0)
         self.loader_options.expert_memory_bytes = min(expert_bytes, most_bytes)
+
+    def promise(self, in_use: ContextNeeds, n_output_rows: int) -> Promise:
+        """What later models have to respect of this one; after `grant`."""
+        host = self._of_host(in_use)
+        needs = self._needs_now(in_use, n_output_rows)
+        loaded_bytes = host.dense_bytes + host.context_bytes
+        to_come_bytes = needs.total_bytes - needs.process_bytes + self.loader_options.expert_memory_bytes
+        return Promise(
+            own_bytes=loaded_bytes + to_come_bytes,
+            rest_bytes=max(0, needs.process_bytes - loaded_bytes - own_bytes()),
+        )
 
     @property
     def all_on_device(self) -> bool:
@@ -107,17 +113,18 @@ class MemoryPlan:
             return context
         return replace(context, compute_bytes=context.compute_bytes + context.device_bytes, device_bytes=0)
 
-    def _needs(self, context: ContextNeeds, n_output_rows: int) -> MemoryNeeds:
+    def _needs_now(self, in_use: ContextNeeds, n_output_rows: int) -> MemoryNeeds:
+        """Once weights and context are resident, and so counted with the process."""
+        host = self._of_host(in_use)
+        left = replace(host, dense_bytes=0, context_bytes=0)
+        return self._needs(left, n_output_rows, loaded_bytes=host.dense_bytes + host.context_bytes)
+
+    def _needs(self, context: ContextNeeds, n_output_rows: int, loaded_bytes: int = 0) -> MemoryNeeds:
         return MemoryNeeds(
-            process_bytes=resident_bytes() + unfilled_bytes(),
+            process_bytes=process_bytes(loaded_bytes),
             dense_bytes=context.dense_bytes,
             context_bytes=context.context_bytes,
             compute_bytes=context.compute_bytes,
             output_bytes=(n_output_rows + _N_SAMPLER_ROWS) * context.n_vocab * 4,
             io_bytes=self._engine.io_bytes(self.loader_options),
         )
-
-
-def unfilled_bytes() -> int:
-    """What was granted to the experts of this process's other models and is not resident yet."""
-    return sum(engine.unfilled_bytes() for engine in list(live_engines))

@@ -11,13 +11,14 @@ from typing import Any
 from . import _host
 from ._host import _core, llama_cpp
 from ._keywords import check_expert_keywords, check_keywords
-from ._memory_plan import Granted, MemoryPlan, live_engines
+from ._memory_plan import Granted, MemoryPlan
 from ._native_policies import set_eviction, to_native, to_native_filter, to_native_hybrid, to_native_prefetch
 from ._native_stats import ABSENT as ABSENT
 from ._native_stats import HI as HI
 from ._native_stats import LO as LO
 from ._native_stats import LOADING as LOADING
 from ._native_stats import read_residency, read_stats
+from ._promises import live_engines
 from .choice import choose
 from .cores import n_usable_cores
 from .errors import HobbitError, ModelFileError, UsageError
@@ -223,7 +224,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._engine = engine
         self._memory_bytes = plan.memory_bytes
 
-        plan.grant(_host.memory_of(self._ctx), self._n_output_rows(), partial(_free_bytes, chosen_device.name))
+        in_use = _host.memory_of(self._ctx)
+        plan.grant(in_use, self._n_output_rows(), partial(_free_bytes, chosen_device.name))
+        promise = plan.promise(in_use, self._n_output_rows())
         if lo_path is not None:
             settings = mixed_settings(
                 engine.paths,
@@ -264,7 +267,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if warm_start:
             copies = load_hot_set(self.model_paths)
             engine.warm([(layer, expert, _core.Precision(precision)) for layer, expert, precision in copies])
-        live_engines.add(engine)
+        live_engines[engine] = promise
 
     @classmethod
     def from_pretrained(cls, repo_id: str, filename: str | None = None, **keywords: Any) -> Llama:  # noqa: ANN401
@@ -358,7 +361,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if hasattr(self, "_stack"):  # llama_cpp's: missing if __init__ refused an argument
             super().close()
         if self._engine is not None:
-            live_engines.discard(self._engine)
+            live_engines.pop(self._engine, None)
             self._keep_traces(self._engine)
             self._last_stats = self.stats()
             if self._warm_start and self._last_stats.n_tokens > 0:

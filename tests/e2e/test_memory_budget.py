@@ -13,7 +13,7 @@ import widen_gguf
 
 from hobbit_py.bundled import bundled_model
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.resident]
 
 MIB = 1 << 20
 PROMPT = "It was"  # keeps the bundled model talking
@@ -114,3 +114,49 @@ def test_a_budget_below_the_floor_is_refused_at_once(wide_model: Path) -> None:
     seconds, grown_bytes = done.stdout.split()
     assert float(seconds) < 1
     assert int(grown_bytes) < 16 * MIB
+
+
+TWO_MODELS = """
+import json, sys
+import hobbit_py
+from hobbit_py.stats import peak_rss_bytes
+
+def load(above_floor_bytes):
+    # Logits of every token are kept: rows that a model has not computed yet are not in memory yet.
+    options = {"n_ctx": 1024, "n_threads": 2, "logits_all": True}
+    try:
+        hobbit_py.Llama(sys.argv[1], memory=1, **options)
+    except hobbit_py.MemoryBudgetError as error:
+        memory = error.floor_bytes + above_floor_bytes
+    return hobbit_py.Llama(sys.argv[1], memory=memory, **options), memory
+
+first, first_memory = load(60 << 20)
+second, second_memory = load(20 << 20)
+assert second_memory > first_memory
+for llama in (second, first):
+    for i in range(1023):
+        llama.eval([i % llama.n_vocab()] if i else [1] * 512)
+        if llama.n_tokens == 1023:
+            break
+peak = peak_rss_bytes()
+print(json.dumps({
+    "peak": peak,
+    "budget": second_memory,
+    "floor": second_memory - (20 << 20),
+    "experts": [llama.stats().expert_memory_bytes for llama in (first, second)],
+    "hit_rates": [llama.stats().hit_rate for llama in (first, second)],
+}))
+"""
+
+
+def test_a_second_model_counts_what_the_first_has_not_touched_yet(wide_model: Path) -> None:
+    """The later budget holds for both: what a model will compute with is not resident yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_MODELS, str(wide_model)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert all(n_bytes > 0 for n_bytes in report["experts"])
+    assert report["peak"] <= report["budget"]
+    # Nor is anything counted twice: what is left over are the margins of both.
+    assert report["peak"] >= report["budget"] - 110 * MIB

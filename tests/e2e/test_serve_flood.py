@@ -62,6 +62,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.resident
 def test_probes_are_answered_within_100_ms_of_a_flood(server: ServerProcess) -> None:
     before = server.resident_bytes()
     statuses: set[int] = set()
@@ -98,6 +99,7 @@ def test_probes_are_answered_within_100_ms_of_a_flood(server: ServerProcess) -> 
     assert ask(server) == 200
 
 
+@pytest.mark.resident
 def test_clients_that_vanish_leave_nothing(server: ServerProcess) -> None:
     """Reset while they wait, while their answer streams, and in the middle of their request."""
     assert ask(server) == 200

@@ -123,6 +123,7 @@ def test_bad_bodies_are_refused_at_once(server: ServerProcess, name: str) -> Non
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.resident
 def test_large_bodies_are_neither_read_nor_kept(server: ServerProcess) -> None:
     still_serves(server)
     before = server.resident_bytes()
@@ -202,6 +203,7 @@ def test_extreme_schemas(server: ServerProcess, schema: dict[str, Any]) -> None:
     assert answer.status in (200, 400)
 
 
+@pytest.mark.resident
 def test_many_clients_at_once(server: ServerProcess) -> None:
     """All are answered, the probes meanwhile within 100 ms, and memory stays what it was."""
     still_serves(server)

@@ -187,6 +187,7 @@ def test_close_twice() -> None:
     model.close()
 
 
+@pytest.mark.resident
 def test_close_gives_memory_and_files_back_whoever_keeps_the_object() -> None:
     def held() -> tuple[int, int]:
         return resident_bytes(), sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def test_stopped_by_the_caller_and_continued(
 
     def interrupt(fraction: float) -> None:
         if fraction > 0.3:
+            while count_chunks() - n_chunks < 0.6 * n_chunks:
+                time.sleep(0.001)  # the other threads run ahead of what is reported
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -89,8 +92,8 @@ def test_stopped_by_the_caller_and_continued(
     assert not out.exists()
     assert pack(model, "Q4_K", out).read_bytes() == expected
     # What was made before the interrupt is not made again, whether it had been reported or not.
-    assert 0.3 * n_chunks < n_before
-    assert count_chunks() - n_chunks <= n_chunks + 2
+    assert n_before >= 0.6 * n_chunks
+    assert count_chunks() - n_chunks == n_chunks
 
 
 @pytest.mark.parametrize("change", ["types", "model", "imatrix"])

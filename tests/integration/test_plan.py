@@ -30,6 +30,7 @@ def only(plan: Plan) -> BudgetPlan:
     return budget
 
 
+@pytest.mark.resident
 @pytest.mark.parametrize("arch", ["qwen3moe", "deepseek2", "gpt-oss", "lfm2moe", "grovemoe"])
 def test_least_memory_is_what_the_runtime_asks_for(tiny_model: ModelFactory, arch: str) -> None:
     path = tiny_model(arch)

@@ -12,8 +12,8 @@ from llama_cpp import _internals as internals
 from support import ArenaSize, Logits, ModelFactory, StockReference, arena_bytes, eval_logits, make_prompt
 
 import hobbit_py
-from hobbit_py import _host
-from hobbit_py._memory_plan import unfilled_bytes
+from hobbit_py import _host, _promises
+from hobbit_py._promises import process_bytes, unfilled_bytes
 
 N_CTX = 1024
 DECODE = make_prompt(8, seed=1)
@@ -160,3 +160,38 @@ def test_a_second_model_respects_what_the_first_may_still_fill(tiny_model: Model
         # Pages that are resident without an expert count as well: they are in what the process has already.
         assert unfilled_bytes() <= granted - first.stats().resident_bytes_hi < granted
     assert unfilled_bytes() == 0
+
+
+def test_what_is_filled_while_it_is_counted_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots are filled in the background, between the two looks as well."""
+    n_filled = 0
+
+    def fill_more() -> int:
+        nonlocal n_filled
+        n_filled += 30
+        return n_filled - 30
+
+    monkeypatch.setattr(_promises, "resident_bytes", lambda: 1000 + fill_more())
+    monkeypatch.setattr(_promises, "unfilled_bytes", lambda: 100 - fill_more())
+    assert process_bytes() >= 1100
+
+
+def test_buffers_of_a_model_count_until_it_is_closed(tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that has computed nothing has touched neither its buffers nor the rows of its logits."""
+    path = tiny_model("qwen3moe", n_expert=64)
+    before_bytes = 1 << 30
+    monkeypatch.setattr(_promises, "resident_bytes", lambda: before_bytes)  # the rest does not change between two looks
+    with closing(load(path, 1 << 20)) as first:
+        alone_bytes = process_bytes()
+        rows_bytes = 2 * N_CTX * first.n_vocab() * 4
+        assert alone_bytes > before_bytes + rows_bytes + first.stats().expert_memory_bytes
+        with closing(load(path, 1 << 20)):
+            both_bytes = process_bytes()
+            assert both_bytes - alone_bytes > rows_bytes + first.stats().expert_memory_bytes
+        assert process_bytes() == alone_bytes
+        with closing(load(path, 1 << 20)) as third:
+            assert process_bytes() == both_bytes
+            first.close()
+            # What the third was promised beside the first is not owed to the first any more.
+            assert abs(process_bytes() - alone_bytes) <= third.stats().expert_memory_bytes
+    assert process_bytes() == before_bytes

@@ -198,6 +198,10 @@ def _run(packing: _Packing, n_threads: int, progress: Progress | None) -> None:
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
+        while not made.empty():  # made after `progress` had raised, or not reported yet
+            result = made.get()
+            if isinstance(result, int):
+                unmarked.append(result)
         packing.partial.mark_done(unmarked)
     if failure is not None:
         raise failure
