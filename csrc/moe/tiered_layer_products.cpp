@@ -1,0 +1,182 @@
+// How TieredLayer computes its pending nodes: in one product, on the host, and with what was copied.
+#include "moe/tiered_layer.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace hobbit {
+
+// What is resident and, if all copies were begun, what was copied. REQUIRES: no row of the pending nodes was computed
+// yet on the device, since all are written.
+Status TieredLayer::compute_whole(InnerGraph & inner, ExpertMatmul & matmul) {
+    const bool with_copies = copies_.all_begun() && copies_.any_left(part_idxs_);
+    if (with_copies) {
+        if (Status status = copies_.wait(part_idxs_); !status.ok()) {
+            return status;
+        }
+    }
+    for (const ExpertNode * node : pending_) {
+        arrived_.clear();
+        ids_ = slot_ids_;
+        if (with_copies) {
+            copies_.take_arrived(node->part_idx, arrived_, buffers_);
+            weights_->set_buffers(buffers_);
+            // Those in spare slots of the class are multiplied by like all others.
+            const auto is_in_class = [&](uint32_t i) {
+                const int32_t slot_idx = weights_->spare_slot(i, node->part_idx);
+                if (slot_idx < 0 || step_->keys()[i].precision != whole_precision_) {
+                    return false;
+                }
+                for (uint32_t r = 0; r < step_->n_rows(i); r++) {
+                    ids_[step_->rows(i)[r]] = slot_idx;
+                }
+                return true;
+            };
+            arrived_.erase(std::remove_if(arrived_.begin(), arrived_.end(), is_in_class), arrived_.end());
+        }
+        ggml_tensor * ids = inner.ids(ids_, view_->n_used(), view_->n_tokens());
+        if (ids == nullptr) {
+            return Status::error("out of memory for the slot numbers of " + std::to_string(ids_.size()) + " rows");
+        }
+        ExpertMatmul::add_whole(inner, *node, *view_, *weights_, whole_precision_, ids);
+        const uint32_t n_padded = view_->n_tokens() == 1 ? view_->n_used() : 0;
+        if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_, n_padded);
+            !status.ok()) {
+            return status;
+        }
+    }
+    return inner.submit();
+}
+
+void TieredLayer::find_host_shares() {
+    host_shares_.clear();
+    for (const ExpertNode * node : pending_) {
+        HostShare share{node, {}, {}};
+        for (uint32_t i : missing_) {
+            if (place_of(i, node->part_idx) == Place::host) {
+                (is_loaded(i, node->part_idx) ? share.ready : share.late).push_back(i);
+            }
+        }
+        if (!share.ready.empty() || !share.late.empty()) {
+            host_shares_.push_back(std::move(share));
+        }
+    }
+}
+
+// The host works on its share of all pending nodes while the device works on what it has and copies arrive. What is
+// loaded goes into one run.
+Status TieredLayer::compute_host() {
+    if (host_shares_.empty()) {
+        return {};
+    }
+    if (!host_) {
+        host_ = std::make_unique<HostProducts>(device_);
+        host_->set_n_threads(n_threads_);
+    }
+    for (const HostShare & share : host_shares_) {
+        host_->begin(*share.node, *reads_);
+        if (Status status = host_->add(*share.node, *view_, *step_, *loaded_, share.ready); !status.ok()) {
+            return status;
+        }
+    }
+    if (Status status = run_host(); !status.ok()) {
+        return status;
+    }
+    for (const HostShare & share : host_shares_) {
+        for (uint32_t i : share.ready) {
+            step_->loaded().release_part(static_cast<uint32_t>(lease_idxs_[i]), share.node->part_idx);
+        }
+    }
+    return {};
+}
+
+// The rows of the host's share, and what the drive still brings as it comes.
+Status TieredLayer::send_host() {
+    if (host_shares_.empty()) {
+        return {};
+    }
+    host_->send(*step_);
+    for (const HostShare & share : host_shares_) {
+        if (Status status = compute_late(share); !status.ok()) {
+            return status;
+        }
+    }
+    host_->clear();
+    return {};
+}
+
+Status TieredLayer::run_host() {
+    const Status status = host_->compute();
+    if (host_->work().n_parts > 0) {
+        view_->model->tier->on_host_work(host_->work());
+    }
+    return status;
+}
+
+Status TieredLayer::compute_late(const HostShare & share) {
+    LoadStep & load = step_->loaded();
+    lease_wanted_.clear();
+    for (uint32_t i : share.late) {
+        lease_wanted_.push_back(static_cast<uint32_t>(lease_idxs_[i]));
+    }
+    while (!lease_wanted_.empty()) {
+        pump();
+        lease_arrived_.clear();
+        if (Status status = load.wait_any(share.node->part_idx, lease_wanted_, lease_arrived_); !status.ok()) {
+            return status;
+        }
+        ready_.clear();
+        for (uint32_t lease_idx : lease_arrived_) {
+            ready_.push_back(missing_[lease_idx]);
+        }
+        if (Status status = host_->add(*share.node, *view_, *step_, *loaded_, ready_); !status.ok()) {
+            return status;
+        }
+        if (Status status = run_host(); !status.ok()) {
+            return status;
+        }
+        host_->send(*step_);
+        for (uint32_t lease_idx : lease_arrived_) {
+            load.release_part(lease_idx, share.node->part_idx);
+        }
+    }
+    return {};
+}
+
+Status TieredLayer::complete_copies(InnerGraph & inner, ExpertMatmul & matmul) {
+    while (copies_.any_left(part_idxs_)) {
+        pump();
+        if (Status status = copies_.wait(part_idxs_); !status.ok()) {
+            return status;
+        }
+        used_buffers_.clear();
+        for (const ExpertNode * node : pending_) {
+            copies_.take_arrived(node->part_idx, arrived_, buffers_);
+            weights_->set_buffers(buffers_);
+            for (const uint32_t i : arrived_) {
+                used_buffers_.push_back(buffers_[i]);
+            }
+            if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_); !status.ok()) {
+                return status;
+            }
+        }
+        // Of a ring, what waits for buffers, in this layer or the next, gets them as soon as these were used; spare
+        // slots are given back with the step.
+        if (copies_.all_begun() && !AheadCopies::pays(*view_) && !view_->model->tier->shape().has_ring()) {
+            if (Status status = inner.submit(); !status.ok()) {
+                return status;
+            }
+            continue;
+        }
+        if (Status status = inner.compute(); !status.ok()) {
+            return status;
+        }
+        for (const int32_t buffer_idx : used_buffers_) {
+            tier_step_->release(buffer_idx);
+        }
+    }
+    return {};
+}
+
+} // namespace hobbit
