@@ -80,9 +80,9 @@ class Engine {
     void set_hybrid_weights(std::shared_ptr<const HybridWeights> weights);
     // What contexts learn of requests; belongs to the engine's whole life.
     RequestTraces & request_traces() { return *experts_.predictor_shared.traces; }
-    // Records from the next graph on what predictors see; nullptr ends that. REQUIRES: no graph is being computed.
     // For predictors: what comes next does not go on with what came before.
     void begin_sequence() { experts_.sequence++; }
+    // Records from the next graph on what predictors see; nullptr ends that. REQUIRES: no graph is being computed.
     void set_prediction_record(std::shared_ptr<PredictionRecord> record);
     // From the next graph on; lossy. Throws std::invalid_argument. REQUIRES: no graph is being computed.
     void set_router_filter(const RouterFilterOptions & options);

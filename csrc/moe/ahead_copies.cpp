@@ -108,7 +108,10 @@ void AheadCopies::pump(const LayerView & view) {
 }
 
 void AheadCopies::settle() {
-    for (size_t i = copies_.size(); is_guess_ && i-- > 0;) {
+    if (!is_guess_) {
+        return;
+    }
+    for (size_t i = copies_.size(); i-- > 0;) { // from the last: the link goes on from the first
         Copy & copy = copies_[i];
         if (copy.buffer_idx >= 0 && ring_->cancel(copy.buffer_idx)) {
             copy.buffer_idx = -1;

@@ -19,13 +19,7 @@ DeviceArena::DeviceArena(ggml_backend_dev_t device, const std::vector<uint64_t> 
             ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
             // Kernels read past the last row up to a padded length. What is there counts nothing, unless it is a NaN.
             ggml_backend_buffer_clear(buffer.get(), 0);
-            tensor.type  = GGML_TYPE_I8;
-            tensor.ne[0] = static_cast<int64_t>(n_bytes);
-            tensor.ne[1] = tensor.ne[2] = tensor.ne[3] = 1;
-            tensor.nb[0]                               = 1;
-            tensor.nb[1] = tensor.nb[2] = tensor.nb[3] = n_bytes;
-            tensor.buffer                              = buffer.get();
-            tensor.data                                = ggml_backend_buffer_get_base(buffer.get());
+            tensor = flat_tensor(GGML_TYPE_I8, n_bytes, buffer.get(), ggml_backend_buffer_get_base(buffer.get()));
         }
         buffers_.push_back(std::move(buffer));
         tensors_.push_back(tensor);

@@ -10,11 +10,6 @@
 
 namespace hobbit {
 
-// A GPU begins three or four kernels for a product, which takes longer than to multiply by a small matrix. Its kernel
-// for many experts divides its multiprocessors between all slots, whether they are used or not, which wastes most of
-// them where matrices are large.
-inline constexpr uint64_t max_small_bytes = 8 << 20;
-
 class DeviceWeights final : public ExpertWeights {
   public:
     DeviceWeights(const DeviceTier & tier, const DeviceArena & arena, const std::vector<ExpertKey> & keys,
@@ -49,7 +44,10 @@ class DeviceWeights final : public ExpertWeights {
         const uint32_t class_idx = layouts().of(keys_[key_idx]).class_idx;
         return static_cast<int32_t>(tier_.shape().n_slots[class_idx]) + buffer(key_idx, part_idx);
     }
-    uint64_t            max_bytes_together() const override { return max_small_bytes; }
+    // A GPU begins three or four kernels for a product, which takes longer than to multiply by a small matrix. Its
+    // kernel for many experts divides its multiprocessors between all slots, whether they are used or not, which wastes
+    // most of them where matrices are large.
+    uint64_t            max_bytes_together() const override { return small_matrix_bytes; }
     const CopyLayouts & layouts() const override { return tier_.layouts(); }
     uint32_t            n_slots(int32_t class_idx) const override {
         const auto i = static_cast<size_t>(class_idx);

@@ -20,19 +20,6 @@ int stage_layer(const ggml_tensor * node, const char * stage) {
     return std::atoi(at + n + 1);
 }
 
-// The device's memory need not be the host's.
-void copy_to(DeviceScratch & scratch, const std::vector<char> & bytes) {
-    ggml_tensor all = {};
-    all.type        = GGML_TYPE_I8;
-    all.ne[0]       = static_cast<int64_t>(bytes.size());
-    all.ne[1] = all.ne[2] = all.ne[3] = 1;
-    all.nb[0]                         = 1;
-    all.nb[1] = all.nb[2] = all.nb[3] = bytes.size();
-    all.buffer                        = scratch.buffer();
-    all.data                          = scratch.data();
-    ggml_backend_tensor_set(&all, bytes.data(), 0, bytes.size());
-}
-
 } // namespace
 
 void GatesAhead::find_routers(ggml_cgraph * graph) {
@@ -90,7 +77,8 @@ bool GatesAhead::make_bank() {
         ggml_backend_tensor_get(weights, bank.data() + first_row_[i] * row_bytes, 0, ggml_nbytes(weights));
     }
     fold_norms(bank);
-    copy_to(bank_, bank);
+    ggml_tensor all = flat_tensor(GGML_TYPE_I8, bank.size(), bank_.buffer(), bank_.data());
+    ggml_backend_tensor_set(&all, bank.data(), 0, bank.size()); // the device's memory need not be the host's
     banked_ = first->data;
     return true;
 }

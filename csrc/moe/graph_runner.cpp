@@ -12,16 +12,6 @@ namespace hobbit {
 
 namespace {
 
-// Their runs are not cut at the router, so nothing is known there; a model that has such layers has (nearly) all.
-bool has_fixed_layers(const ModelExperts & model) {
-    for (uint16_t i = 0; model.tier != nullptr && i < model.layers.size(); i++) {
-        if (model.tier->fixed_slot(i) >= 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool has_own_memory(ggml_backend_t backend) {
     return ggml_backend_dev_type(ggml_backend_get_device(backend)) != GGML_BACKEND_DEVICE_TYPE_CPU;
 }
@@ -143,72 +133,7 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
     }
     filter_.begin_graph(model);
     recorder_.begin_graph(model);
-    gates_.begin_graph(graph, recorder_.n_gate_layers());
-    if (model == nullptr) {
-        return; // not a pass through the layers
-    }
-    if (model->prefetch.predictor == "none" || has_fixed_layers(*model)) {
-        planner_.reset();
-        planned_for_ = nullptr;
-        return;
-    }
-    if (planner_ == nullptr || planned_for_ != model || planned_version_ != model->prefetch_version) {
-        planner_.reset(); // first: a request that ends here is known to the next one
-        PrefetchOptions options = model->prefetch;
-        if (model->tier != nullptr) { // a link is fast: the next layer is as far as its copies reach
-            options.horizon = "fixed";
-            options.depth   = 1;
-        }
-        planner_         = std::make_unique<PrefetchPlanner>(options, model->predictor_model, model->predictor_shared,
-                                                             *model->layouts, model->prediction_counts);
-        planned_for_     = model;
-        planned_version_ = model->prefetch_version;
-    }
-    if (planned_sequence_ != model->sequence) {
-        planner_->begin_sequence();
-        planned_sequence_ = model->sequence;
-    }
-    gates_.begin_graph(graph, std::max(planner_->n_gate_layers(), recorder_.n_gate_layers()));
-    token_ids_.clear();
-    if (tokens != nullptr && tokens->type == GGML_TYPE_I32 && ggml_nelements(tokens) == n_tokens) {
-        token_ids_.resize(n_tokens);
-        ggml_backend_tensor_get(tokens, token_ids_.data(), 0, n_tokens * sizeof(int32_t));
-    }
-    planner_->begin_pass(token_ids_.empty() ? nullptr : token_ids_.data(), n_tokens);
-}
-
-void GraphRunner::prefetch() {
-    if (planner_ == nullptr || planned_for_ != view_.model) {
-        return;
-    }
-    ModelExperts & model = *view_.model;
-    planner_->observe(view_.layer_idx, step_.ids().data(), view_.n_used(), view_.n_tokens());
-    if (view_.n_tokens() > GatesAhead::max_tokens) {
-        model.loader->prefetch({}, view_.part_order); // larger batches need most experts anyway
-        return;
-    }
-    const std::vector<ExpertKey> & keys =
-        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx, reads_));
-    model.loader->on_predict(view_.layer_idx, planner_->expected());
-    model.loader->prefetch(keys, view_.part_order);
-}
-
-// Into the device's ring; what is not even in the host's memory is read.
-void GraphRunner::copy_ahead() {
-    if (planner_ == nullptr || planned_for_ != view_.model || view_.n_tokens() > GatesAhead::max_tokens) {
-        return;
-    }
-    ModelExperts &     model         = *view_.model;
-    const FindResident find_resident = [&model](uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n,
-                                                Resident * resident) {
-        model.tier->find_resident(layer_idx, expert_idxs, n, resident);
-    };
-    planner_->observe(view_.layer_idx, step_.ids().data(), view_.n_used(), view_.n_tokens());
-    const std::vector<ExpertKey> absent = tiered_.expect(
-        planner_->plan(*model.loader, *model.precision_policy, gates_.read(view_.layer_idx, reads_), find_resident));
-    if (!absent.empty()) {
-        model.loader->prefetch(absent, view_.part_order);
-    }
+    gates_.begin_graph(graph, std::max(ahead_.begin_pass(model, tokens, n_tokens), recorder_.n_gate_layers()));
 }
 
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
@@ -231,14 +156,15 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         tiered_.begin(view_, step_);
         return tiered_.joins_run() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())
-                   : tiered_.run(graph, first_idx, inner_, matmul_, reads_, [this] { copy_ahead(); });
+                   : tiered_.run(graph, first_idx, inner_, matmul_, reads_,
+                                 [this] { ahead_.copy(view_, step_, gates_, reads_, tiered_); });
     }
     if (view_.model->tier != nullptr) {
         return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");
     }
     step_.load_all(view_);
     weights_.emplace(*view_.model, step_.loaded(), every_lease_);
-    prefetch();
+    ahead_.read(view_, step_, gates_, reads_);
     return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_)
                ? add_resident(graph, first_idx, *weights_)
                : compute_arriving(graph, first_idx);

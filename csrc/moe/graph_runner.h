@@ -13,6 +13,7 @@
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
 #include "moe/loaded_weights.h"
+#include "moe/look_ahead.h"
 #include "moe/route_recorder.h"
 #include "moe/router_filter_step.h"
 #include "moe/tiered_layer.h"
@@ -44,8 +45,6 @@ class GraphRunner {
     Status compute_to_router();
     Status run(ggml_cgraph * graph, ModelExperts *& model);
     void   begin_pass(ggml_cgraph * graph);
-    void   prefetch();
-    void   copy_ahead();
     Status compute_layer(ggml_cgraph * graph);
     bool   is_fixed() const;
     void   add_fixed(ggml_cgraph * graph, int first_idx);
@@ -68,19 +67,15 @@ class GraphRunner {
     DeviceReads      reads_; // of the run that ended at the router
     RouterFilterStep filter_;
     RouteRecorder    recorder_;
+    LookAhead        ahead_;
     TieredLayer      tiered_; // where the inner device has a tier of its own
 
     std::optional<LoadedWeights> weights_; // where it multiplies by what the loader holds
     const std::vector<int32_t>   every_lease_;
 
-    std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version
-    const ModelExperts *             planned_for_      = nullptr;
-    uint64_t                         planned_version_  = 0;
-    uint64_t                         planned_sequence_ = 0;
-    std::vector<Pending>             pending_;
-    std::vector<uint32_t>            ready_;
-    std::vector<uint32_t>            arrived_;
-    std::vector<int32_t>             token_ids_;
+    std::vector<Pending>  pending_;
+    std::vector<uint32_t> ready_;
+    std::vector<uint32_t> arrived_;
 };
 
 } // namespace hobbit

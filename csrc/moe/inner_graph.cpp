@@ -23,6 +23,18 @@ bool DeviceScratch::reserve(size_t n_bytes) {
     return true;
 }
 
+ggml_tensor flat_tensor(ggml_type type, size_t n, ggml_backend_buffer_t buffer, void * data) {
+    ggml_tensor t = {};
+    t.type        = type;
+    t.ne[0]       = static_cast<int64_t>(n);
+    t.ne[1] = t.ne[2] = t.ne[3] = 1;
+    t.nb[0]                     = ggml_type_size(type);
+    t.nb[1] = t.nb[2] = t.nb[3] = n * t.nb[0];
+    t.buffer                    = buffer;
+    t.data                      = data;
+    return t;
+}
+
 InnerGraph::InnerGraph(ggml_backend_t backend) : backend_(backend), index_scratch_(backend) {
     ggml_init_params params = {};
     params.mem_size         = ggml_tensor_overhead() * max_tensors;
@@ -139,14 +151,7 @@ Status InnerGraph::start() {
         run.uid              = is_parent ? parent_->uid : 0;
     }
     if (n_indices_ > n_sent_) {
-        ggml_tensor all = {};
-        all.type        = GGML_TYPE_I32;
-        all.ne[0]       = max_indices;
-        all.ne[1] = all.ne[2] = all.ne[3] = 1;
-        all.nb[0]                         = sizeof(int32_t);
-        all.nb[1] = all.nb[2] = all.nb[3] = max_indices * sizeof(int32_t);
-        all.buffer                        = index_scratch_.buffer();
-        all.data                          = index_scratch_.data();
+        ggml_tensor all = flat_tensor(GGML_TYPE_I32, max_indices, index_scratch_.buffer(), index_scratch_.data());
         ggml_backend_tensor_set_async(backend_, &all, index_values_.data() + n_sent_,
                                       static_cast<size_t>(n_sent_) * sizeof(int32_t),
                                       static_cast<size_t>(n_indices_ - n_sent_) * sizeof(int32_t));

@@ -38,6 +38,9 @@ class DeviceScratch {
     size_t         n_bytes_ = 0;
 };
 
+// A tensor of n elements over memory that somebody else owns, outside of any context.
+ggml_tensor flat_tensor(ggml_type type, size_t n, ggml_backend_buffer_t buffer, void * data);
+
 class DeviceReads;
 
 class InnerGraph {

@@ -143,8 +143,9 @@ void TieredLayer::find_slot_ids() {
         any              = true;
         whole_precision_ = precision;
     }
-    const uint32_t n_used = view_->n_used();
-    if (weights_->n_slots(whole_class()) < n_used) {
+    const uint32_t n_used    = view_->n_used();
+    const uint32_t class_idx = weights_->layouts().of({view_->layer_idx, 0, whole_precision_}).class_idx;
+    if (weights_->n_slots(static_cast<int32_t>(class_idx)) < n_used) {
         return;
     }
     slot_ids_ = step_->slot_ids(*weights_);
@@ -159,10 +160,6 @@ void TieredLayer::find_slot_ids() {
             }
         }
     }
-}
-
-int32_t TieredLayer::whole_class() const {
-    return static_cast<int32_t>(weights_->layouts().of({view_->layer_idx, 0, whole_precision_}).class_idx);
 }
 
 Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul,

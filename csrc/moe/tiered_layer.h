@@ -48,23 +48,22 @@ class TieredLayer {
         std::vector<uint32_t> late;
     };
 
-    void    plan();
-    void    pump();
-    void    find_slot_ids();
-    Status  add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
-    Status  complete_all(InnerGraph & inner, ExpertMatmul & matmul);
-    void    find_host_shares();
-    Status  compute_host();
-    Status  send_host();
-    Status  run_host();
-    Status  compute_whole(InnerGraph & inner, ExpertMatmul & matmul);
-    int32_t whole_class() const;
-    Status  compute_late(const HostShare & share);
-    Status  complete_copies(InnerGraph & inner, ExpertMatmul & matmul);
-    void    promote();
-    bool    reads_pending(const ggml_tensor * expert_node) const;
-    bool    is_loaded(uint32_t key_idx, uint32_t part_idx) const;
-    Place   place_of(uint32_t key_idx, uint32_t part_idx) const;
+    void   plan();
+    void   pump();
+    void   find_slot_ids();
+    Status add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
+    Status complete_all(InnerGraph & inner, ExpertMatmul & matmul);
+    void   find_host_shares();
+    Status compute_host();
+    Status send_host();
+    Status run_host();
+    Status compute_whole(InnerGraph & inner, ExpertMatmul & matmul);
+    Status compute_late(const HostShare & share);
+    Status complete_copies(InnerGraph & inner, ExpertMatmul & matmul);
+    void   promote();
+    bool   reads_pending(const ggml_tensor * expert_node) const;
+    bool   is_loaded(uint32_t key_idx, uint32_t part_idx) const;
+    Place  place_of(uint32_t key_idx, uint32_t part_idx) const;
 
     ggml_backend_t                device_;
     std::unique_ptr<HostProducts> host_; // made when it is first needed

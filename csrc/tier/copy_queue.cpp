@@ -75,15 +75,6 @@ bool CopyQueue::cancel(uint64_t tag, bool cut_begun) {
     return false; // its last chunk is under way
 }
 
-uint64_t CopyQueue::n_demand_bytes() const {
-    MutexLock lock(mu_);
-    uint64_t  n = 0;
-    for (const Queued & queued : demand_) {
-        n += queued.job.n_bytes;
-    }
-    return n;
-}
-
 uint64_t CopyQueue::n_bytes_under_way() const {
     MutexLock lock(mu_);
     return n_bytes_under_way_;

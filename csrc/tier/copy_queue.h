@@ -49,7 +49,6 @@ class CopyQueue {
     // Gives a job up. True: as cancel(). False: it completes soon, with what was begun of it alone.
     bool give_up(uint64_t tag);
 
-    uint64_t  n_demand_bytes() const; // queued and not begun
     uint64_t  n_bytes_under_way() const;
     uint64_t  n_bytes_left(uint64_t tag) const; // not begun of a job
     CopyStats stats() const;

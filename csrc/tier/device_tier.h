@@ -23,14 +23,17 @@
 
 namespace hobbit {
 
+// To begin a product takes a GPU as long as to multiply by a matrix of about this size.
+inline constexpr uint64_t small_matrix_bytes = 8 << 20;
+
 struct TierOptions {
-    uint64_t    expert_bytes     = 0;         // slots
-    double      lo_share         = 0.5;       // of expert_bytes, for lo copies (if the model has any)
-    uint64_t    ring_bytes       = 256 << 20; // for copies of one use: room for at least three matrices, at most 64
-    uint64_t    small_part_bytes = 8 << 20;   // a model without larger matrices has spare slots instead of a ring
-    uint64_t    chunk_bytes      = 4 << 20;
-    double      promotion_margin = 1.0; // uses that a newcomer must be ahead of what would go: less is noise
-    std::string eviction         = "frequency";
+    uint64_t expert_bytes     = 0;         // slots
+    double   lo_share         = 0.5;       // of expert_bytes, for lo copies (if the model has any)
+    uint64_t ring_bytes       = 256 << 20; // for copies of one use: room for at least three matrices, at most 64
+    uint64_t small_part_bytes = small_matrix_bytes; // a model without larger matrices has spare slots instead of a ring
+    uint64_t chunk_bytes      = 4 << 20;
+    double   promotion_margin = 1.0; // uses that a newcomer must be ahead of what would go: less is noise
+    std::string eviction      = "frequency";
 };
 
 // The buffers that a matrix can be copied into for one use.

@@ -46,6 +46,16 @@ def tiered_llama(
     )
 
 
+def one_token_llama(path: Path, *, host_compute: bool = True) -> hobbit_py.Llama:
+    """With a device that holds the experts of a token, and main memory for all of them."""
+    return tiered_llama(
+        path,
+        expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
+        expert_memory=arena_bytes(path, ArenaSize.ALL),
+        host_compute=host_compute,
+    )
+
+
 @pytest.mark.parametrize("host_compute", [False, True])
 @pytest.mark.parametrize("vram", [None, *ArenaSize])
 @pytest.mark.parametrize("n_prompt", [1, 7, 64])
@@ -126,13 +136,7 @@ def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefe
     """Each layer of a prompt finds its experts on the way already; what was copied for nothing is given back."""
     path = tiny_model("qwen3moe")
     prompt = make_prompt(64)
-    with closing(
-        tiered_llama(
-            path,
-            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
-            expert_memory=arena_bytes(path, ArenaSize.ALL),
-        )
-    ) as model:
+    with closing(one_token_llama(path)) as model:
         eval_logits(model, prompt, [])  # from here on the experts are in main memory
         model.reset()
         before = model.stats()
@@ -149,7 +153,6 @@ def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefe
 @pytest.fixture(params=["spare slots", "ring", "many chunks"])
 def one_use(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where matrices of one use go, and in how many pieces."""
-
     make = _core.TierOptions
 
     def tier_options() -> _core.TierOptions:
@@ -169,14 +172,7 @@ def one_use(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_one_use(tiny_model: ModelFactory, stock_reference: StockReference, n_prompt: int, host_compute: bool) -> None:
     path = tiny_model("qwen3moe")
     prompt, tokens = make_prompt(n_prompt), make_prompt(12, seed=3)
-    with closing(
-        tiered_llama(
-            path,
-            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
-            expert_memory=arena_bytes(path, ArenaSize.ALL),
-            host_compute=host_compute,
-        )
-    ) as model:
+    with closing(one_token_llama(path, host_compute=host_compute)) as model:
         for _ in range(2):  # the second time all is in main memory
             model.reset()
             logits = eval_logits(model, prompt, tokens)
@@ -191,14 +187,7 @@ def test_tokens_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefer
     """What the next router will probably choose is on its way before it chose; wrong guesses change nothing."""
     path = tiny_model("qwen3moe")
     prompt, tokens = make_prompt(1), make_prompt(20, seed=1)
-    with closing(
-        tiered_llama(
-            path,
-            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
-            expert_memory=arena_bytes(path, ArenaSize.ALL),
-            host_compute=host_compute,
-        )
-    ) as model:
+    with closing(one_token_llama(path, host_compute=host_compute)) as model:
         eval_logits(model, make_prompt(64), [])  # from here on the experts are in main memory
         model.reset()
         before = model.stats()

@@ -46,6 +46,13 @@ class Completions {
     std::vector<uint64_t> tags_ HOBBIT_GUARDED_BY(mu_);
 };
 
+// Some chunks of the first job, which has many more.
+void wait_until_begun(const FakeDevice & device) {
+    while (device.begun().size() < 3) {
+        std::this_thread::yield();
+    }
+}
+
 TEST_CASE("a completed job's bytes are all on the device") {
     const auto  bytes = some_bytes(10'000);
     FakeDevice  device({20'000});
@@ -79,9 +86,7 @@ TEST_CASE("a demand passes a long background copy") {
     Completions done;
     CopyQueue   queue(device, 1'000, done.callback());
     queue.push({1, 0, 0, bytes.data(), bytes.size()}, false);
-    while (device.begun().size() < 3) {
-        std::this_thread::yield();
-    }
+    wait_until_begun(device);
     queue.push({2, 1, 0, bytes.data(), 2'000}, true);
     CHECK(done.wait_for(2) == std::vector<uint64_t>{2, 1});
     CHECK(std::equal(bytes.begin(), bytes.end(), device.data(0, 0)));
@@ -138,9 +143,7 @@ TEST_CASE("a copy that was begun is not taken back") {
     Completions done;
     CopyQueue   queue(device, 1'000, done.callback());
     queue.push({1, 0, 0, bytes.data(), bytes.size()}, true);
-    while (device.begun().size() < 3) {
-        std::this_thread::yield();
-    }
+    wait_until_begun(device);
     CHECK_FALSE(queue.cancel(1));
     CHECK(done.wait_for(1) == std::vector<uint64_t>{1});
     CHECK(std::equal(bytes.begin(), bytes.end(), device.data(0, 0)));
@@ -152,9 +155,7 @@ TEST_CASE("of a copy that was given up on its way only what was begun is copied,
     Completions done;
     CopyQueue   queue(device, 1'000, done.callback());
     queue.push({1, 0, 0, bytes.data(), bytes.size()}, true);
-    while (device.begun().size() < 3) {
-        std::this_thread::yield();
-    }
+    wait_until_begun(device);
     CHECK_FALSE(queue.give_up(1));
     queue.push({2, 1, 0, bytes.data(), 2'000}, true);
     CHECK(done.wait_for(2) == std::vector<uint64_t>{1, 2});

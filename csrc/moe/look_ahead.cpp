@@ -1,0 +1,87 @@
+#include "moe/look_ahead.h"
+
+namespace hobbit {
+
+namespace {
+
+// Their runs are not cut at the router, so nothing is known there; a model that has such layers has (nearly) all.
+bool has_fixed_layers(const ModelExperts & model) {
+    for (uint16_t i = 0; model.tier != nullptr && i < model.layers.size(); i++) {
+        if (model.tier->fixed_slot(i) >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+} // namespace
+
+uint32_t LookAhead::begin_pass(ModelExperts * model, const ggml_tensor * tokens, uint32_t n_tokens) {
+    if (model == nullptr) {
+        return 0; // not a pass through the layers
+    }
+    if (model->prefetch.predictor == "none" || has_fixed_layers(*model)) {
+        planner_.reset();
+        planned_for_ = nullptr;
+        return 0;
+    }
+    if (planner_ == nullptr || planned_for_ != model || version_ != model->prefetch_version) {
+        planner_.reset(); // first: a request that ends here is known to the next one
+        PrefetchOptions options = model->prefetch;
+        if (model->tier != nullptr) { // a link is fast: the next layer is as far as its copies reach
+            options.horizon = "fixed";
+            options.depth   = 1;
+        }
+        planner_     = std::make_unique<PrefetchPlanner>(options, model->predictor_model, model->predictor_shared,
+                                                         *model->layouts, model->prediction_counts);
+        planned_for_ = model;
+        version_     = model->prefetch_version;
+    }
+    if (sequence_ != model->sequence) {
+        planner_->begin_sequence();
+        sequence_ = model->sequence;
+    }
+    token_ids_.clear();
+    if (tokens != nullptr && tokens->type == GGML_TYPE_I32 && ggml_nelements(tokens) == n_tokens) {
+        token_ids_.resize(n_tokens);
+        ggml_backend_tensor_get(tokens, token_ids_.data(), 0, n_tokens * sizeof(int32_t));
+    }
+    planner_->begin_pass(token_ids_.empty() ? nullptr : token_ids_.data(), n_tokens);
+    return planner_->n_gate_layers();
+}
+
+void LookAhead::read(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads) {
+    if (planner_ == nullptr || planned_for_ != view.model) {
+        return;
+    }
+    ModelExperts & model = *view.model;
+    planner_->observe(view.layer_idx, step.ids().data(), view.n_used(), view.n_tokens());
+    if (view.n_tokens() > GatesAhead::max_tokens) {
+        model.loader->prefetch({}, view.part_order); // larger batches need most experts anyway
+        return;
+    }
+    const std::vector<ExpertKey> & keys =
+        planner_->plan(*model.loader, *model.precision_policy, gates.read(view.layer_idx, reads));
+    model.loader->on_predict(view.layer_idx, planner_->expected());
+    model.loader->prefetch(keys, view.part_order);
+}
+
+void LookAhead::copy(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads,
+                     TieredLayer & tiered) {
+    if (planner_ == nullptr || planned_for_ != view.model || view.n_tokens() > GatesAhead::max_tokens) {
+        return;
+    }
+    ModelExperts &     model         = *view.model;
+    const FindResident find_resident = [&model](uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n,
+                                                Resident * resident) {
+        model.tier->find_resident(layer_idx, expert_idxs, n, resident);
+    };
+    planner_->observe(view.layer_idx, step.ids().data(), view.n_used(), view.n_tokens());
+    const std::vector<ExpertKey> absent = tiered.expect(
+        planner_->plan(*model.loader, *model.precision_policy, gates.read(view.layer_idx, reads), find_resident));
+    if (!absent.empty()) {
+        model.loader->prefetch(absent, view.part_order);
+    }
+}
+
+} // namespace hobbit

@@ -1,0 +1,38 @@
+// What is brought ahead of the layers of a pass: from the drive into the host's memory, and from there to a device with
+// memory of its own. Predictor, horizon and filters are the model's to say.
+#pragma once
+
+#include "moe/gates_ahead.h"
+#include "moe/layer_step.h"
+#include "moe/layer_view.h"
+#include "moe/tiered_layer.h"
+#include "predict/prefetch_planner.h"
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace hobbit {
+
+// One for each context.
+class LookAhead {
+  public:
+    // A pass begins over the layers of a model (nullptr: of none); `tokens` are its token ids, [n_tokens], or nullptr.
+    // Returns how many layers ahead gates should be given for.
+    uint32_t begin_pass(ModelExperts * model, const ggml_tensor * tokens, uint32_t n_tokens);
+
+    // The layer at work selected what `step` has: reads what those after it will probably want.
+    void read(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads);
+    // The same for a device: copies it, and reads what is not even in the host's memory.
+    void copy(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads,
+              TieredLayer & tiered);
+
+  private:
+    std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version; nullptr: nothing is brought ahead
+    const ModelExperts *             planned_for_ = nullptr;
+    uint64_t                         version_     = 0;
+    uint64_t                         sequence_    = 0;
+    std::vector<int32_t>             token_ids_;
+};
+
+} // namespace hobbit
