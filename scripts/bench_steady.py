@@ -6,7 +6,8 @@
 The tokens of a text are evaluated one by one, as in decoding, in conversations of --window tokens with a reset between
 them, so that attention is as short at the end as at the beginning. Prints a line for every thousand tokens and ends
 with 1 if the last thousand is slower than the second one, or its memory larger, by more than --tolerance. The first
-thousand fills the cache.
+thousand fills the cache. With --distinct 1000 every thousand is the same tokens, so that a difference is not the
+text's.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="auto", choices=["auto", "exact", "mixed"])
     parser.add_argument("--text", type=Path, default=SCRIPTS / "data" / "excerpt.txt")
     parser.add_argument("--tokens", type=int, default=5000)
+    parser.add_argument(
+        "--distinct", type=int, help="repeat that many tokens of the text, so that every round needs the same"
+    )
     parser.add_argument("--window", type=int, default=500, help="tokens of a conversation (500)")
     parser.add_argument("--tolerance", type=float, default=0.03)
     options = parser.parse_args(arguments)
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except hobbit_py.HobbitError as error:
         print(f"bench_steady: {error}", file=sys.stderr)
         return 2
-    text = llama.tokenize(options.text.read_bytes())
+    text = llama.tokenize(options.text.read_bytes())[: options.distinct]
     tokens = (text * -(-options.tokens // len(text)))[: options.tokens]
     blocks = []
     for first in range(0, len(tokens), BLOCK):

@@ -52,11 +52,11 @@ uint64_t PrefetchBudget::take() {
         n_refused_ = (n_refused_ + 1) % steps_per_trial;
         return n_refused_ == 0 ? 1 : 0;
     }
-    return idle_bytes();
+    return window_bytes(surplus);
 }
 
-uint64_t PrefetchBudget::idle_bytes() const {
-    const double n_bytes = safety * window_us_ * read_bytes_s_ / 1e6; // 0 before both were measured
+uint64_t PrefetchBudget::window_bytes(double share) const {
+    const double n_bytes = share * window_us_ * read_bytes_s_ / 1e6; // 0 before both were measured
     return std::clamp(static_cast<uint64_t>(n_bytes), uint64_t{1}, max_bytes);
 }
 

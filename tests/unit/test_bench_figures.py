@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hobbit_py import HobbitError
 from hobbit_py.bench.child import Job
 from hobbit_py.bench.decode import Measurement, RunShape
 from hobbit_py.bench.drive import DriveError, best_random_reads, measure_random_reads
+from hobbit_py.bench.memory_load import memory_load
 from hobbit_py.bench.roofline import Roofline
 from hobbit_py.bench.runs import Budget, Case, Run, check_exact, figures_of
 
@@ -99,6 +102,19 @@ def test_a_job_survives_its_way_to_the_child() -> None:
     assert Job.from_json(job.to_json()) == job
     endless = Job("m.gguf", "t.txt")
     assert Job.from_json(endless.to_json()) == endless
+
+
+def test_memory_load_uses_the_cores_and_ends() -> None:
+    n_threads, cpu_s = threading.active_count(), time.process_time()
+    with memory_load(1, 1.0):
+        assert threading.active_count() == n_threads + 1
+        while time.process_time() - cpu_s < 0.05:
+            time.sleep(0.01)
+    assert threading.active_count() == n_threads
+    with memory_load(2, 0):
+        assert threading.active_count() == n_threads
+    with pytest.raises(ValueError, match="expected 0 to 1"), memory_load(1, 1.5):
+        pass
 
 
 def test_drive_is_measured_on_a_file(tmp_path: Path) -> None:

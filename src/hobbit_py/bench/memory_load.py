@@ -1,0 +1,51 @@
+"""Cores that read memory, as decoding does: what a drive is measured beside.
+
+Decoding reads every weight that a token needs once, so it is bound by the memory. So are a drive's transfers, and
+where the drive is virtual the host copies what it reads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+_ARRAY_BYTES = 64 << 20  # beyond any cache
+_PERIOD_S = 0.1  # about a token that waits for the drive
+
+
+@contextmanager
+def memory_load(n_threads: int, busy_share: float) -> Iterator[None]:
+    """Reads memory in `n_threads` threads for `busy_share` (0 to 1) of the time, until the block ends.
+
+    numpy releases the interpreter's lock while it adds up an array.
+    """
+    if not 0 <= busy_share <= 1:
+        raise ValueError(f"busy_share is {busy_share}, expected 0 to 1")
+    stop = threading.Event()
+
+    def read() -> None:
+        array = np.ones(_ARRAY_BYTES // 8)
+        started.wait()
+        while not stop.is_set():
+            rests_at = time.monotonic() + busy_share * _PERIOD_S
+            while time.monotonic() < rests_at:
+                array.sum()
+            if busy_share < 1:
+                stop.wait((1 - busy_share) * _PERIOD_S)
+
+    started = threading.Barrier(n_threads + 1)
+    threads = [threading.Thread(target=read) for _ in range(n_threads if busy_share > 0 else 0)]
+    for thread in threads:
+        thread.start()
+    if threads:
+        started.wait()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
