@@ -88,6 +88,7 @@ def plot(points: Sequence[Point], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, ScalarFormatter
 
     figure, (speed, cost) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for series in dict.fromkeys(point.series for point in points):
@@ -97,6 +98,10 @@ def plot(points: Sequence[Point], path: Path) -> None:
         cost.plot(missed, [1e3 / p.median("decode_tok_s") for p in group], "o", label=series)
     speed.set(xscale="log", yscale="log", xlabel="model, GB", ylabel="decode, tok/s")
     cost.set(xlabel="read for a token, MB", ylabel="ms a token", xlim=(0, None), ylim=(0, None))
+    for axis in (speed.xaxis, speed.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(LogLocator(subs=()))
     for axes in (speed, cost):
         axes.grid(alpha=0.3)
         axes.legend()
