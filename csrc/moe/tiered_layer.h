@@ -78,7 +78,7 @@ class TieredLayer {
     std::vector<int32_t>            lease_idxs_; // [key] of what is loaded; -1: on the device
     StepPlan                        plan_;       // of missing_
     LayerCopies                     copies_;
-    AheadCopies                     ahead_;    // of the next layer
+    AheadCopies                     ahead_{AheadCopies::Target::one_use}; // of the next layer
     std::vector<int32_t>            slot_ids_; // [row] of whole products; empty: rows are gathered
     Precision                       whole_precision_ = Precision::hi;
     std::vector<int32_t>            ids_;
