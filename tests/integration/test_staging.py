@@ -4,12 +4,14 @@ The CPU stands for the device, as in test_device_tier.py. There the sums do not 
 so what is shown here is that the right experts are in the right places at the right time.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFReader
 from support import (
     N_CTX,
     ArenaSize,
@@ -21,7 +23,9 @@ from support import (
     eval_logits,
     expert_bytes_by_layer,
     make_prompt,
+    truncated,
 )
+from tiny_models import split_model
 
 import hobbit_py
 from hobbit_py import _memory_plan
@@ -39,17 +43,19 @@ def staged_llama(
     memory: ArenaSize | None = ArenaSize.ALL,
     **keywords: Any,
 ) -> Iterator[hobbit_py.Llama]:
+    budgets = {
+        "expert_vram": 0 if vram is None else arena_bytes(path, vram),
+        "expert_memory": 0 if memory is None else arena_bytes(path, memory),
+    }
     with closing(
         hobbit_py.Llama(
             str(path),
             device="CPU",
-            expert_vram=0 if vram is None else arena_bytes(path, vram),
-            expert_memory=0 if memory is None else arena_bytes(path, memory),
             n_ctx=N_CTX,
             n_threads=1,
             n_threads_batch=1,
             logits_all=True,
-            **keywords,
+            **(budgets | keywords),
         )
     ) as model:
         yield model
@@ -175,6 +181,30 @@ def test_experts_from_the_drive(
             logits = checked_logits(model, prompt, DECODE)
         assert model.stats().n_staged_parts > 0
     assert_identical(logits, stock_reference(path, prompt, DECODE))
+
+
+@pytest.mark.usefixtures("staging")
+@pytest.mark.parametrize("memory", [None, ArenaSize.QUARTER])
+def test_a_prompt_that_fails_half_way(
+    tiny_model: ModelFactory, stock_reference: StockReference, tmp_path: Path, memory: ArenaSize | None
+) -> None:
+    """What was on its way to the area is not left there: the next prompt finds its own."""
+    whole = tiny_model("qwen3moe", n_layer=4)
+    parts = split_model(Path(shutil.copy(whole, tmp_path / "model.gguf")), 3)
+    last_experts = min(int(t.data_offset) for t in GGUFReader(parts[2]).tensors if "_exps" in t.name)
+    prompt = make_prompt(64)
+    budgets = {
+        "expert_vram": arena_bytes(whole, ArenaSize.ONE_TOKEN),
+        "expert_memory": 0 if memory is None else arena_bytes(whole, memory),
+    }
+    with staged_llama(parts[0], **budgets, prefetch=False) as model:
+        with truncated(parts[2], last_experts):
+            for seed in range(2):
+                with pytest.raises(hobbit_py.ReadError):
+                    eval_logits(model, make_prompt(64, seed=seed))
+        assert model.stats().n_staged_parts > 0
+        logits = checked_logits(model, prompt, DECODE)
+    assert_identical(logits, stock_reference(whole, prompt, DECODE))
 
 
 @pytest.mark.usefixtures("staging")
