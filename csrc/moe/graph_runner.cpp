@@ -159,6 +159,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return staged_.run(graph, first_idx, inner_);
     }
     if (view_.model->tier != nullptr && in_run) {
+        staged_.drop_ahead();
         tiered_.begin(view_, step_);
         return tiered_.joins_run() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())

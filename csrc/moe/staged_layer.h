@@ -35,7 +35,10 @@ class StagedLayer {
     void begin(const LayerView & view, LayerStep & step);
     // Lets go of the layer. REQUIRES: what was added was computed.
     void end();
-    // Lets go of the area, and of what was begun for a next layer.
+    // Lets go of what was begun for a next layer, which is not for this class: of a prompt the last layer often
+    // computes one token alone. The link is needed for that now.
+    void drop_ahead() { ahead_.drop(); }
+    // Lets go of that and of the area.
     void end_pass();
 
     // Adds the layer's nodes, up to `view.end_idx`; the last ones are left to the next compute().

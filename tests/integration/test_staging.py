@@ -10,6 +10,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
 from support import (
@@ -54,8 +57,7 @@ def staged_llama(
             n_ctx=N_CTX,
             n_threads=1,
             n_threads_batch=1,
-            logits_all=True,
-            **(budgets | keywords),
+            **(budgets | {"logits_all": True} | keywords),
         )
     ) as model:
         yield model
@@ -167,6 +169,32 @@ def test_several_batches(tiny_model: ModelFactory, stock_reference: StockReferen
             logits = checked_logits(model, prompt, DECODE)
         assert model.stats().n_staged_parts > 0
     assert_identical(logits, stock_reference(path, prompt, DECODE, n_ubatch=n_ubatch))
+
+
+@pytest.mark.usefixtures("staging")
+def test_the_last_layer_of_a_prompt_computes_one_token(tiny_model: ModelFactory) -> None:
+    """Where nobody asks for the logits of the others. What was begun for it in the area is of no use."""
+    path = tiny_model("qwen3moe")
+
+    def last_logits(model: hobbit_py.Llama) -> list[npt.NDArray[np.float32]]:
+        found = []
+        for tokens in ([], make_prompt(64), make_prompt(64, seed=2), DECODE):  # the first is for the memory
+            model.reset()
+            model.eval(tokens or make_prompt(64))
+            logits = llama_cpp.llama_get_logits_ith(model.ctx, -1)
+            found.append(np.ctypeslib.as_array(logits, shape=(model.n_vocab(),)).copy())
+        return found
+
+    with staged_llama(path, logits_all=False) as model:
+        found = last_logits(model)
+        stats = model.stats()
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+    assert 0 < stats.n_staged_parts < stats.n_device_parts + stats.n_host_parts
+    with closing(
+        hobbit_py.Llama(str(path), expert_memory=arena_bytes(path, ArenaSize.ALL), n_ctx=N_CTX, n_threads=1)
+    ) as model:
+        assert_identical(np.array(found), np.array(last_logits(model)))
 
 
 @pytest.mark.usefixtures("staging")
