@@ -1,6 +1,7 @@
 """Runs models in stock llama-cpp-python in a way that is comparable with ours, and reads what a model file holds."""
 
 import ctypes
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +102,22 @@ def stock_logits(
     """`eval_logits` of the stock model."""
     with stock_llama(path, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch) as model:
         return eval_logits(model, prompt, decode)
+
+
+@contextmanager
+def truncated(path: Path, n_bytes: int) -> Iterator[None]:
+    """While it lasts the file is shorter; the same file, so what is open stays open.
+
+    The time of its last change is restored as well: a file that was written to is not read any more.
+    """
+    content, stat = path.read_bytes(), path.stat()
+    os.truncate(path, n_bytes)
+    try:
+        yield
+    finally:
+        with path.open("r+b") as file:
+            file.write(content)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def expert_bytes_by_layer(path: Path) -> dict[int, int]:

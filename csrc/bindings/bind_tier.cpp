@@ -45,6 +45,7 @@ void bind_tier(py::module_ & m) {
         .def_readwrite("ring_bytes", &TierOptions::ring_bytes)
         .def_readwrite("small_part_bytes", &TierOptions::small_part_bytes)
         .def_readwrite("chunk_bytes", &TierOptions::chunk_bytes)
+        .def_readwrite("has_staging", &TierOptions::has_staging)
         .def_readwrite("promotion_margin", &TierOptions::promotion_margin)
         .def_readwrite("eviction", &TierOptions::eviction);
 
@@ -62,6 +63,7 @@ void bind_tier(py::module_ & m) {
         .def_readonly("n_evictions", &TierStats::n_evictions)
         .def_readonly("n_device_parts", &TierStats::n_device_parts)
         .def_readonly("n_ahead_parts", &TierStats::n_ahead_parts)
+        .def_readonly("n_staged_parts", &TierStats::n_staged_parts)
         .def_readonly("n_host_parts", &TierStats::n_host_parts)
         .def_readonly("wait_us", &TierStats::wait_us)
         .def_readonly("host_us", &TierStats::host_us);

@@ -35,6 +35,11 @@ void AheadCopies::plan_prompt(const LayerView & view) {
         model.layouts->of({next, 0, Precision::hi}).parts.size() != view.part_order.size()) {
         return;
     }
+    const CopyLayouts & on_device = model.tier->layouts();
+    if (target_ == Target::staging && on_device.of({next, 0, Precision::hi}).class_idx !=
+                                          on_device.of({view.layer_idx, 0, Precision::hi}).class_idx) {
+        return; // its places are elsewhere, where this layer's may still be read
+    }
     const uint32_t       n_expert = model.layers[next].n_expert;
     std::vector<int32_t> expert_idxs(n_expert);
     std::iota(expert_idxs.begin(), expert_idxs.end(), 0);
@@ -83,6 +88,13 @@ std::vector<ExpertKey> AheadCopies::expect(const LayerView & view, const std::ve
     return missing;
 }
 
+int32_t AheadCopies::begin(const Copy & copy) {
+    const ExpertKey   key = load_->leases()[copy.lease_idx].key;
+    const std::byte * src = load_->data(copy.lease_idx, copy.part_idx);
+    return target_ == Target::staging ? ring_->begin_staged(key, copy.part_idx, src, false)
+                                      : ring_->begin_copy(key, copy.part_idx, src, false, !is_guess_);
+}
+
 void AheadCopies::pump(const LayerView & view) {
     if (!is_planned_) {
         if (!pays(view)) {
@@ -90,17 +102,15 @@ void AheadCopies::pump(const LayerView & view) {
         }
         plan_prompt(view);
     }
-    const bool has_ring = view.model->tier->shape().has_ring();
+    const bool in_order = target_ == Target::one_use && view.model->tier->shape().has_ring();
     int64_t    full     = -1; // the part that has no buffer left
     for (Copy & copy : copies_) {
         if (copy.is_begun || copy.part_idx == full) {
             continue;
         }
-        const ExpertKey key = load_->leases()[copy.lease_idx].key;
-        copy.buffer_idx =
-            ring_->begin_copy(key, copy.part_idx, load_->data(copy.lease_idx, copy.part_idx), false, !is_guess_);
-        copy.is_begun = copy.buffer_idx >= 0;
-        if (!copy.is_begun && has_ring) {
+        copy.buffer_idx = begin(copy);
+        copy.is_begun   = copy.buffer_idx >= 0;
+        if (!copy.is_begun && in_order) {
             return;
         }
         full = copy.is_begun ? full : copy.part_idx;

@@ -4,6 +4,8 @@
 // A prompt wants nearly all experts of every layer, so nobody needs to know what the next router chooses. For a few
 // tokens it is guessed (expect()).
 //
+// The buffers are those for one use or, of a batch that is multiplied in the staging area, the experts' places there.
+//
 // Only what lies in the host's memory is copied, and only once the layer at work has begun all of its own copies: it
 // never waits for a buffer that is held here, nor for the link behind a guess.
 #pragma once
@@ -20,6 +22,10 @@ namespace hobbit {
 // Of the steps of one context, hence of one thread.
 class AheadCopies {
   public:
+    enum class Target { one_use, staging };
+
+    explicit AheadCopies(Target target) : target_(target) {}
+
     // Whether a batch is so large that its next layers will want nearly every expert.
     static bool pays(const LayerView & view);
 
@@ -53,7 +59,10 @@ class AheadCopies {
 
     void plan_prompt(const LayerView & view);
     void plan(const LayerView & view, const std::vector<ExpertKey> & keys);
+    // Begins one and returns its buffer, or -1.
+    int32_t begin(const Copy & copy);
 
+    const Target              target_;
     bool                      is_planned_ = false;
     bool                      is_guess_   = false;
     std::shared_ptr<LoadStep> load_;   // keeps the experts where they are

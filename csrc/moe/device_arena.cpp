@@ -35,6 +35,16 @@ WeightArea DeviceArena::area(uint32_t area_idx) const {
     return {buffers_[area_idx].get(), static_cast<std::byte *>(tensors_[area_idx].data)};
 }
 
+void DeviceArena::copy_within(ggml_backend_t backend, uint32_t from_area, uint64_t from_offset, uint32_t to_area,
+                              uint64_t to_offset, uint64_t n_bytes) {
+    const WeightArea  from = area(from_area), to = area(to_area);
+    const ggml_tensor source = flat_tensor(GGML_TYPE_I8, n_bytes, from.buffer, from.data + from_offset);
+    ggml_tensor       target = flat_tensor(GGML_TYPE_I8, n_bytes, to.buffer, to.data + to_offset);
+    ggml_backend_tensor_copy_async(backend, backend, &source, &target);
+}
+
+void DeviceArena::clear(uint32_t area_idx) { ggml_backend_buffer_clear(buffers_[area_idx].get(), 0); }
+
 void DeviceArena::copy(uint32_t area_idx, uint64_t offset, const std::byte * src, uint64_t n_bytes) {
     ggml_backend_tensor_set_async(backend_.get(), &tensors_[area_idx], src, offset, n_bytes);
     if (events_[0] && events_[1]) {

@@ -90,6 +90,16 @@ void ExpertMatmul::add_fixed(InnerGraph & graph, const ExpertNode & node, const 
     graph.add_over(node.node, slots_tensor(graph, node, view, weights, Precision::hi, first_slot, n_expert), nullptr);
 }
 
+void ExpertMatmul::add_staged(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                              const CopyLayouts & layouts, const WeightArea & area) {
+    const CopyLayout & layout     = layouts.of({view.layer_idx, 0, Precision::hi});
+    const uint64_t     slot_bytes = layouts.classes[layout.class_idx].slot_bytes;
+    graph.add_over(node.node,
+                   weights_at(graph, shape_of(view, node, Precision::hi), layout.n_expert, slot_bytes, area,
+                              layout.parts[node.part_idx].data_offset),
+                   nullptr);
+}
+
 Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
     const ggml_tensor * input   = node.node->src[1];
     const ggml_tensor * output  = node.node;

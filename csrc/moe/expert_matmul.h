@@ -30,6 +30,10 @@ class ExpertMatmul {
     static void add_fixed(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
                           const ExpertWeights & weights, int32_t first_slot);
 
+    // The whole node over the staging area, in which the experts that it selects are, with its own ids.
+    static void add_staged(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                           const CopyLayouts & layouts, const WeightArea & area);
+
     // Adds the rows of some experts: gathered from the node's input, multiplied, scattered into its output. Computes
     // `graph` on the way if it is full. REQUIRES: the part of every expert is there; what computes the node's input was
     // computed or added before.

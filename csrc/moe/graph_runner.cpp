@@ -20,7 +20,7 @@ bool has_own_memory(ggml_backend_t backend) {
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner), gates_(inner),
-      reads_(inner), tiered_(inner) {}
+      reads_(inner), tiered_(inner), staged_(inner) {}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -34,6 +34,7 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     pending_.clear();
     end_layer();
     tiered_.end_pass();
+    staged_.end_pass();
     if (status.ok()) {
         return GGML_STATUS_SUCCESS;
     }
@@ -45,6 +46,7 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
 
 void GraphRunner::end_layer() {
     tiered_.end();
+    staged_.end();
     weights_.reset();
     step_.end();
 }
@@ -152,7 +154,12 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     }
     const int  first_idx = view_.nodes.front().node_idx;
     const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
+    if (view_.model->tier != nullptr && in_run && StagedLayer::takes(view_, step_)) {
+        staged_.begin(view_, step_);
+        return staged_.run(graph, first_idx, inner_);
+    }
     if (view_.model->tier != nullptr && in_run) {
+        staged_.drop_ahead();
         tiered_.begin(view_, step_);
         return tiered_.joins_run() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())

@@ -3,8 +3,8 @@
 //
 // Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the
 // run: the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are
-// computed while the others arrive, and those as they come. A device with memory of its own has TieredLayer for that;
-// and where it holds all of a layer for good, the graph is not cut at all.
+// computed while the others arrive, and those as they come. A device with memory of its own has TieredLayer and, for
+// batches, StagedLayer for that; and where it holds all of a layer for good, the graph is not cut at all.
 #pragma once
 
 #include "moe/expert_matmul.h"
@@ -16,6 +16,7 @@
 #include "moe/look_ahead.h"
 #include "moe/route_recorder.h"
 #include "moe/router_filter_step.h"
+#include "moe/staged_layer.h"
 #include "moe/tiered_layer.h"
 
 #include <optional>
@@ -69,6 +70,7 @@ class GraphRunner {
     RouteRecorder    recorder_;
     LookAhead        ahead_;
     TieredLayer      tiered_; // where the inner device has a tier of its own
+    StagedLayer      staged_; // there, of batches
 
     std::optional<LoadedWeights> weights_; // where it multiplies by what the loader holds
     const std::vector<int32_t>   every_lease_;

@@ -189,7 +189,7 @@ Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, 
     if (Status status = complete_all(inner, matmul); !status.ok()) {
         return status;
     }
-    promote();
+    promotions_.promote(*view_, *step_, missing_, lease_idxs_);
     return {};
 }
 
@@ -260,44 +260,6 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
     pending_.clear();
     pump(); // into the buffers that came free
     return {};
-}
-
-// What was missing may be worth a slot: it is in the host's memory now. A prompt needs nearly every expert once: what
-// it would bring says little of what decoding needs, and takes the link from what it waits for.
-void TieredLayer::promote() {
-    if (missing_.empty()) {
-        return;
-    }
-    LoadStep &                        load      = step_->loaded();
-    const std::shared_ptr<const void> hold      = step_->share_loaded();
-    const size_t                      n_parts   = view_->part_order.size();
-    const bool                        only_free = view_->n_tokens() > max_host_tokens;
-    hi_keys_.clear();
-    for (uint32_t i : missing_) {
-        const ExpertKey   key              = step_->keys()[i];
-        const auto        lease_idx        = static_cast<uint32_t>(lease_idxs_[i]);
-        const std::byte * parts[max_parts] = {};
-        bool              is_whole         = static_cast<bool>(load.leases()[lease_idx].slot);
-        for (uint32_t p = 0; is_whole && p < n_parts; p++) {
-            is_whole = load.ready(lease_idx, p);
-            parts[p] = is_whole ? load.data(lease_idx, p) : nullptr;
-        }
-        if (is_whole) {
-            view_->model->tier->promote(key, parts, hold, only_free);
-        }
-        if (key.precision == Precision::lo) {
-            hi_keys_.push_back({key.layer_idx, key.expert_idx, Precision::hi});
-        }
-    }
-    // An expert that is used much should be there in hi, however little it weighs each time.
-    const std::shared_ptr<LoadStep> in_hi = view_->model->loader->pin_resident(hi_keys_);
-    for (uint32_t i = 0; i < in_hi->leases().size(); i++) {
-        const std::byte * parts[max_parts] = {};
-        for (uint32_t p = 0; p < n_parts; p++) {
-            parts[p] = in_hi->data(i, p);
-        }
-        view_->model->tier->promote(in_hi->leases()[i].key, parts, in_hi, only_free);
-    }
 }
 
 bool TieredLayer::reads_pending(const ggml_tensor * expert_node) const {

@@ -6,6 +6,7 @@
 #include "moe/device_weights.h"
 #include "moe/host_products.h"
 #include "moe/layer_copies.h"
+#include "moe/promotions.h"
 #include "tier/step_plan.h"
 
 #include <functional>
@@ -60,7 +61,6 @@ class TieredLayer {
     Status compute_whole(InnerGraph & inner, ExpertMatmul & matmul);
     Status compute_late(const HostShare & share);
     Status complete_copies(InnerGraph & inner, ExpertMatmul & matmul);
-    void   promote();
     bool   reads_pending(const ggml_tensor * expert_node) const;
     bool   is_loaded(uint32_t key_idx, uint32_t part_idx) const;
     Place  place_of(uint32_t key_idx, uint32_t part_idx) const;
@@ -78,7 +78,7 @@ class TieredLayer {
     std::vector<int32_t>            lease_idxs_; // [key] of what is loaded; -1: on the device
     StepPlan                        plan_;       // of missing_
     LayerCopies                     copies_;
-    AheadCopies                     ahead_;    // of the next layer
+    AheadCopies                     ahead_{AheadCopies::Target::one_use}; // of the next layer
     std::vector<int32_t>            slot_ids_; // [row] of whole products; empty: rows are gathered
     Precision                       whole_precision_ = Precision::hi;
     std::vector<int32_t>            ids_;
@@ -89,7 +89,7 @@ class TieredLayer {
     const DeviceReads *             reads_ = nullptr;
     std::vector<int32_t>            buffers_;      // [key]
     std::vector<int32_t>            used_buffers_; // to be given back
-    std::vector<ExpertKey>          hi_keys_;
+    Promotions                      promotions_;
     std::vector<uint32_t>           ready_, arrived_, part_idxs_, lease_wanted_, lease_arrived_;
 };
 

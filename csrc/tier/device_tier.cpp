@@ -23,7 +23,7 @@ DeviceTier::DeviceTier(const CopyLayouts & layouts, const std::vector<uint32_t> 
     : layouts_(layouts), shape_(shape), options_(options),
       policy_(make_eviction_policy({options.eviction, {}}, {n_expert, 0.25})),
       cache_(layouts, shape.n_slots, [this](ExpertKey key) { return policy_->score(key); }),
-      buffers_(shape.n_one_use(), BufferState::free), buffer_holds_(shape.n_one_use()),
+      buffers_(shape.n_buffers_in_all(), BufferState::free), buffer_holds_(shape.n_buffers_in_all()),
       queue_(memory, options.chunk_bytes, [this](uint64_t tag) { on_copied(tag); }) {
     MutexLock lock(mu_);
     for (const uint32_t n : shape.n_slots) {

@@ -1,8 +1,9 @@
 // The experts in a device's own memory: the tier above the loader's.
 //
 // Slots hold whole experts, the most used ones; a small ring of buffers takes single matrices that a layer needs only
-// now. The tier does not read: what it copies lies in the host's memory, and its owner keeps it there by a `hold` until
-// the copy is done.
+// now; and a staging area has room for all experts of one layer in their own order, for batches (staging.h). The tier
+// does not read: what it copies lies in the host's memory, and its owner keeps it there by a `hold` until the copy is
+// done.
 //
 // Locks: `mu_` guards all state; it is never held while copying, waiting for the device or dropping a hold.
 #pragma once
@@ -32,7 +33,8 @@ struct TierOptions {
     uint64_t ring_bytes       = 256 << 20; // for copies of one use: room for at least three matrices, at most 64
     uint64_t small_part_bytes = small_matrix_bytes; // a model without larger matrices has spare slots instead of a ring
     uint64_t chunk_bytes      = 4 << 20;
-    double   promotion_margin = 1.0; // uses that a newcomer must be ahead of what would go: less is noise
+    bool     has_staging      = false; // room for the largest layer's hi experts
+    double   promotion_margin = 1.0;   // uses that a newcomer must be ahead of what would go: less is noise
     std::string eviction      = "frequency";
 };
 
@@ -49,7 +51,7 @@ struct OneUseBuffers {
     }
 };
 
-// How the device's memory is divided: an area for each class of slots, then one for the ring.
+// How the device's memory is divided: an area for each class of slots, one for the ring, one for staging.
 //
 // Copies of one use go into the ring's buffers, which take any matrix. Where all matrices are small they go into spare
 // slots behind those of their class instead: then one product takes what is resident and what was copied alike, and to
@@ -59,11 +61,18 @@ struct TierShape {
     std::vector<uint32_t> n_spare;          // [class]; 0: there is a ring
     uint64_t              buffer_bytes = 0; // of the ring
     uint32_t              n_buffers    = 0;
-    std::vector<uint64_t> area_bytes; // [class], then the ring
+    uint32_t              n_staged     = 0; // experts that can be staged; 0: there is no such area
+    std::vector<uint64_t> area_bytes;       // [class], then the ring, then staging
 
     bool     has_ring() const { return n_buffers > 0; }
     uint32_t ring_area() const { return static_cast<uint32_t>(n_slots.size()); }
+    uint32_t staging_area() const { return ring_area() + 1; }
     uint32_t n_one_use() const; // buffers for copies of one use
+    // All buffers: those, then one for each matrix that can be staged.
+    uint32_t n_buffers_in_all() const { return n_one_use() + n_staged * max_parts; }
+    int32_t  staged_idx(ExpertKey key, uint32_t part_idx) const {
+        return static_cast<int32_t>(n_one_use() + part_idx * n_staged + key.expert_idx);
+    }
 
     // REQUIRES: the key's layout is of the layouts that the shape was made for.
     OneUseBuffers one_use(const CopyLayouts & layouts, ExpertKey key, uint32_t part_idx) const;
@@ -80,6 +89,7 @@ struct TierStats {
     uint64_t  n_evictions                  = 0;
     uint64_t  n_device_parts               = 0; // matrices of missing experts that were copied for one use ...
     uint64_t  n_ahead_parts                = 0; // ... of these, begun before their layer asked for them ...
+    uint64_t  n_staged_parts               = 0; // ... of these, into the staging area ...
     uint64_t  n_host_parts                 = 0; // ... and that the host multiplied by
     uint64_t  wait_us                      = 0; // compute waited for a copy
     uint64_t  host_us                      = 0; // the host computed
@@ -137,6 +147,7 @@ class DeviceTier {
 
   private:
     friend class TierStep;
+    friend class Staging;
     enum class SlotState : uint8_t { free, copying, ready };
     enum class BufferState : uint8_t { free, copying, ready, abandoned }; // the last: free once the copy is complete
     struct Promotion {
@@ -164,6 +175,8 @@ class DeviceTier {
     std::vector<BufferState> buffers_                      HOBBIT_GUARDED_BY(mu_);
     std::vector<std::shared_ptr<const void>> buffer_holds_ HOBBIT_GUARDED_BY(mu_); // [buffer], of abandoned ones
     std::vector<Promotion> promotions_                     HOBBIT_GUARDED_BY(mu_); // slab
+    bool is_staging_held_                                  HOBBIT_GUARDED_BY(mu_) = false;
+    int64_t staged_class_                                  HOBBIT_GUARDED_BY(mu_) = -1; // the last one; -1: none yet
     uint64_t promoting_bytes_                              HOBBIT_GUARDED_BY(mu_) = 0;
     uint32_t n_promoting_                                  HOBBIT_GUARDED_BY(mu_) = 0;
     TierStats stats_                                       HOBBIT_GUARDED_BY(mu_); // without n_evictions and copy
@@ -189,6 +202,15 @@ class TierStep {
     // other steps hold. REQUIRES with `wait`: this step holds none (or both might wait for each other). Without
     // `is_demand` it goes when no step waits for the link.
     int32_t begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand = true);
+    // Begins to copy a matrix to its place in the staging area and returns that as a buffer; -1 if what was there may
+    // still be read. With `wait`, waits for a copy that was given up. REQUIRES: a Staging; with `wait`, no step holds
+    // it.
+    int32_t begin_staged(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait);
+    // Takes the places of an expert's matrices, for a copy that the tier does not see, and returns where they begin in
+    // the staging area. REQUIRES: as begin_staged() with `wait`.
+    uint64_t claim_staged(ExpertKey key);
+    // Gives back the places of a part. REQUIRES: what reads them was computed; wait_copy() of each.
+    void release_staged(uint32_t part_idx);
     // Takes over a buffer that another step holds; its copy is waited for now.
     void adopt(TierStep & from, int32_t buffer_idx);
     // Gives up a copy that has not begun, and its buffer. False: it has.

@@ -50,6 +50,18 @@ TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64
         shape.n_buffers       = static_cast<uint32_t>(std::clamp<uint64_t>(wanted, min_buffers, max_buffers));
     }
     shape.area_bytes.push_back(shape.n_buffers * shape.buffer_bytes);
+    uint64_t staging_bytes = 0;
+    for (const CopyLayout & layout : layouts.layouts[static_cast<int>(Precision::hi)]) {
+        if (options.has_staging && layout.n_expert > 0) {
+            staging_bytes  = std::max(staging_bytes, layout.n_expert * layouts.classes[layout.class_idx].slot_bytes);
+            shape.n_staged = std::max(shape.n_staged, layout.n_expert);
+        }
+    }
+    if (staging_bytes > max_area_bytes) {
+        staging_bytes  = 0;
+        shape.n_staged = 0;
+    }
+    shape.area_bytes.push_back(staging_bytes);
     return shape;
 }
 

@@ -121,8 +121,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.logits is not None:
         model.eval(prompts[0])
-        for token in decoded:
-            model.eval([token])
+        for start in range(0, len(decoded), options.together):
+            model.eval(decoded[start : start + options.together])
         np.save(options.logits, np.array(model.scores[: model.n_tokens], dtype=np.float32))
         return {"engine": options.engine, "ready_s": ready_s, "n_tokens": int(model.n_tokens)}
 
@@ -174,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--prompts", type=int, default=4, help="prompts after the first, which is not measured (4)")
     parser.add_argument("--decode", type=int, default=160)
+    parser.add_argument("--together", type=int, default=1, help="with --logits: tokens decoded in a batch (1)")
     parser.add_argument("--warm", type=int, default=32, help="of these, decoded before measuring (32)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cpu-moe", type=int, default=0, help="stock: layers whose experts stay on the CPU")

@@ -25,6 +25,7 @@ import numpy.typing as npt
 CASE = Path(__file__).parent / "case.py"
 EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight")
 Floats = npt.NDArray[np.float64]
+N_PROMPT = 600  # of the comparison of logits: a whole batch and a part of one
 
 
 def run_case(arguments: Sequence[str], timeout_s: float) -> dict[str, Any]:
@@ -68,22 +69,35 @@ def compare(found: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) 
     )
 
 
-def correctness(options: argparse.Namespace, cases: dict[str, list[str]], model: str) -> None:
-    print(f"\n{Path(model).name}: logits of a prompt of 300 tokens and 64 decoded, against stock with all on the GPU")
+def compare_stages(found: npt.NDArray[np.float32], reference: npt.NDArray[np.float32], n_prompt: int) -> str:
+    """One line: the prompt's logits, then those of what was decoded behind it."""
+    if np.array_equal(found, reference):
+        return "identical"
+    return (
+        f"prompt {compare(found[:n_prompt], reference[:n_prompt])}; "
+        f"decoded {compare(found[n_prompt:], reference[n_prompt:])}"
+    )
+
+
+def correctness(options: argparse.Namespace, cases: dict[str, list[str]], model: str, together: int) -> None:
+    """Compares all logits with those of the first case. `together`: tokens decoded in a batch."""
+    print(
+        f"\n{Path(model).name}: logits of a prompt of {N_PROMPT} tokens (in batches of 512) and 64 decoded, {together} "
+        "at a time, against stock with all on the GPU"
+    )
     with tempfile.TemporaryDirectory() as folder:
         reference = None
         for name, arguments in cases.items():
             path = Path(folder) / "logits.npy"
-            prompt = ["--prompt-file", str(options.prompt_file), "--prompt-tokens", "300", "--decode", "64"]
-            result = run_case(
-                [*arguments[:1], model, *prompt, *arguments[1:], "--logits", str(path)], options.timeout_s
-            )
+            prompt = ["--prompt-file", str(options.prompt_file), "--prompt-tokens", str(N_PROMPT), "--decode", "64"]
+            logits_of = ["--logits", str(path), "--together", str(together)]
+            result = run_case([*arguments[:1], model, *prompt, *arguments[1:], *logits_of], options.timeout_s)
             if "error" in result:
                 print(f"  {name:34} {result['error']}")
                 continue
             logits = np.load(path)
             reference = logits if reference is None else reference
-            print(f"  {name:34} {compare(logits, reference)}", flush=True)
+            print(f"  {name:34} {compare_stages(logits, reference, N_PROMPT)}", flush=True)
 
 
 def speed_row(name: str, result: dict[str, Any], link_gb_s: float) -> str:
@@ -150,21 +164,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = options.small or options.model
         n_bytes, n_layers = expert_layers(Path(model))
         vram = str(int(n_bytes * shares[0]))
-        correctness(
-            options,
-            chosen(
-                {
-                    "stock, all on the GPU": ["stock"],
-                    "stock, experts on the CPU": ["stock", "--cpu-moe", str(n_layers)],
-                    "hobbit, all on the GPU": ["hobbit", "--vram", "auto"],
-                    "hobbit, unified": ["hobbit", "--unified"],
-                    "hobbit, a share, all copied": ["hobbit", "--expert-vram", vram, "--no-host-compute"],
-                    "hobbit, a share": ["hobbit", "--expert-vram", vram],
-                    "hobbit, no slots": ["hobbit", "--expert-vram", "0"],
-                }
-            ),
-            model,
-        )
+        stock = {"stock, all on the GPU": ["stock"]}
+        copied = {"hobbit, a share, all copied": ["hobbit", "--expert-vram", vram, "--no-host-compute"]}
+        cases = {
+            **stock,
+            "stock, experts on the CPU": ["stock", "--cpu-moe", str(n_layers)],
+            "hobbit, all on the GPU": ["hobbit", "--vram", "auto"],
+            "hobbit, unified": ["hobbit", "--unified"],
+            **copied,
+            "hobbit, a share": ["hobbit", "--expert-vram", vram],
+            "hobbit, no slots": ["hobbit", "--expert-vram", "0"],
+        }
+        correctness(options, chosen(cases), model, together=1)
+        cases = {**stock, "hobbit, all on the GPU": ["hobbit", "--vram", "auto"], **copied}
+        correctness(options, chosen(cases), model, together=4)
     if options.skip_speed:
         return 0
     n_bytes, n_layers = expert_layers(Path(options.model))

@@ -130,6 +130,7 @@ class TierOptions:
     ring_bytes: int
     small_part_bytes: int
     chunk_bytes: int
+    has_staging: bool
     promotion_margin: float
     eviction: str
     def __init__(self) -> None: ...
@@ -163,6 +164,8 @@ class TierStats:
     def n_device_parts(self) -> int: ...
     @property
     def n_ahead_parts(self) -> int: ...
+    @property
+    def n_staged_parts(self) -> int: ...
     @property
     def n_host_parts(self) -> int: ...
     @property

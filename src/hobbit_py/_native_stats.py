@@ -78,6 +78,7 @@ def read_stats(engine: _core.Engine, memory_bytes: int) -> Stats:
         n_promoted=tier.n_promoted,
         n_device_parts=tier.n_device_parts,
         n_ahead_parts=tier.n_ahead_parts,
+        n_staged_parts=tier.n_staged_parts,
         n_host_parts=tier.n_host_parts,
         copied_bytes=tier.demand_bytes + tier.background_bytes,
         copy_us=tier.copy_us,

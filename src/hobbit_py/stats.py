@@ -75,9 +75,10 @@ class Stats:
     n_promoted: int = 0
     """Experts that were given a slot in the GPU's memory."""
     n_device_parts: int = 0
-    """Matrices of missing experts that were copied for one use; of those, begun before their layer asked for them; and
-    those that the CPU multiplied by."""
+    """Matrices of missing experts that were copied for one use; of those, begun before their layer asked for them, and
+    to where a batch is multiplied by all experts at once; and those that the CPU multiplied by."""
     n_ahead_parts: int = 0
+    n_staged_parts: int = 0
     n_host_parts: int = 0
     copied_bytes: int = 0
     """Copied to the GPU, and how long that took, and how long a token waited for it."""

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from support import ArenaSize, ModelFactory, StockReference, arena_bytes, eval_logits, make_prompt
+from support import ArenaSize, ModelFactory, StockReference, arena_bytes, eval_logits, make_prompt, truncated
 from tiny_models import split_model
 
 import hobbit_py
@@ -26,22 +25,6 @@ def model_copy(tiny_model: ModelFactory, tmp_path: Path) -> Path:
 
 def first_expert_offset(path: Path) -> int:
     return min(int(t.data_offset) for t in GGUFReader(path).tensors if "_exps" in t.name)
-
-
-@contextmanager
-def truncated(path: Path, n_bytes: int) -> Iterator[None]:
-    """While it lasts the file is shorter; the same file, so what is open stays open.
-
-    The time of its last change is restored as well: a file that was written to is not read any more.
-    """
-    content, stat = path.read_bytes(), path.stat()
-    os.truncate(path, n_bytes)
-    try:
-        yield
-    finally:
-        with path.open("r+b") as file:
-            file.write(content)
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def load(path: Path, expert_memory: int, *, prefetch: bool = True) -> hobbit_py.Llama:

@@ -1,7 +1,5 @@
 // The tier of a device: what is resident is right, what is in use stays, what is worth more comes in.
-#include "fake_device.h"
-#include "loader_fixture.h"
-#include "tier/device_tier.h"
+#include "tier_bench.h"
 
 #include <doctest/doctest.h>
 
@@ -12,101 +10,12 @@ namespace hobbit {
 
 namespace {
 
-using testing::FakeDevice;
-using testing::TinyModel;
-
-constexpr uint64_t device_align = 256;
-
-CopyLayouts device_layouts(const TinyModel & model, bool has_lo) {
-    std::vector<CopySpec> specs;
-    for (int p = 0; p < (has_lo ? 2 : 1); p++) {
-        for (uint16_t layer_idx = 0; layer_idx < model.layers.size(); layer_idx++) {
-            CopySpec spec;
-            spec.layer_idx = layer_idx;
-            spec.precision = static_cast<Precision>(p);
-            spec.n_expert  = model.layers[layer_idx].n_expert;
-            spec.n_used    = 2;
-            for (uint32_t part = 0; part < model.layers[layer_idx].part_bytes.size(); part++) {
-                const uint64_t n = model.part_bytes(layer_idx, part, spec.precision);
-                spec.parts.push_back({model.tensor_offsets[p][part][layer_idx], n, n + 100});
-            }
-            specs.push_back(spec);
-        }
-    }
-    return make_device_layouts(specs, device_align);
-}
-
-enum class OneUse { ring, spare_slots };
-
-TierOptions small_options(uint64_t expert_bytes, OneUse one_use) {
-    TierOptions options;
-    options.expert_bytes     = expert_bytes;
-    options.ring_bytes       = 0; // the least number of buffers
-    options.small_part_bytes = one_use == OneUse::ring ? 0 : 1 << 20;
-    options.chunk_bytes      = 1'000;
-    return options;
-}
-
-struct Bench {
-    TinyModel   model;
-    CopyLayouts layouts;
-    TierShape   shape;
-    FakeDevice  device;
-    DeviceTier  tier;
-
-    explicit Bench(TinyModel tiny, uint32_t n_slots, double us_per_byte = 0.0, bool has_lo = false,
-                   OneUse one_use = OneUse::ring)
-        : model(std::move(tiny)), layouts(device_layouts(model, has_lo)),
-          shape(shape_tier(layouts, largest_part_bytes(layouts), UINT64_MAX,
-                           small_options(n_slots * layouts.classes[0].slot_bytes, one_use))),
-          device(shape.area_bytes, us_per_byte),
-          tier(layouts, model.n_expert(), shape, device, small_options(0, one_use)) {}
-
-    ~Bench() { tier.check_invariants(); }
-
-    const std::byte * source(ExpertKey key, uint32_t part_idx) const {
-        const FileExtent e = model.extent(key, part_idx);
-        return model.files[e.file_idx].data() + e.offset;
-    }
-
-    bool promote(ExpertKey key, std::shared_ptr<const void> hold = nullptr, bool only_free = false) {
-        const std::byte * parts[max_parts] = {};
-        for (uint32_t i = 0; i < layouts.of(key).parts.size(); i++) {
-            parts[i] = source(key, i);
-        }
-        return tier.promote(key, parts, std::move(hold), only_free);
-    }
-
-    int32_t copy(TierStep & step, ExpertKey key, uint32_t part_idx, bool wait = false, bool is_demand = true) {
-        return step.begin_copy(key, part_idx, source(key, part_idx), wait, is_demand);
-    }
-    // Whether a copy for one use has the right bytes.
-    bool is_right(ExpertKey key, uint32_t part_idx, int32_t buffer_idx) const {
-        const OneUseBuffers one_use = tier.one_use(key, part_idx);
-        return model.is_right(key, part_idx, device.data(one_use.area_idx, one_use.offset(buffer_idx)));
-    }
-
-    bool is_right(ExpertKey key, SlotRef slot) const {
-        const CopyLayout & layout = layouts.of(key);
-        bool               right  = true;
-        for (uint32_t i = 0; i < layout.parts.size(); i++) {
-            const uint64_t offset =
-                static_cast<uint64_t>(slot.slot_idx) * layouts.classes[layout.class_idx].slot_bytes +
-                layout.parts[i].data_offset;
-            right = right && model.is_right(key, i, device.data(static_cast<uint32_t>(slot.class_idx), offset));
-        }
-        return right;
-    }
-
-    void route(uint16_t layer_idx, const std::vector<int32_t> & expert_idxs) {
-        tier.on_route({layer_idx, static_cast<uint32_t>(expert_idxs.size()), 1, expert_idxs.data(), nullptr});
-    }
-};
+using namespace testing;
 
 TinyModel two_layers() { return TinyModel({{8, {3'000, 3'000, 2'500}}, {8, {3'000, 3'000, 2'500}}}); }
 
 TEST_CASE("a promoted expert is found, and its bytes are right") {
-    Bench bench(two_layers(), 4);
+    TierBench bench(two_layers(), 4);
     CHECK(bench.tier.begin(bench.model.keys(0, {3}))->slot(0) == SlotRef{});
     bench.route(0, {3});
     REQUIRE(bench.promote({0, 3}));
@@ -124,7 +33,7 @@ TEST_CASE("a promoted expert is found, and its bytes are right") {
 }
 
 TEST_CASE("a newcomer must be worth more than what goes, by the margin") {
-    Bench bench(two_layers(), 1);
+    TierBench bench(two_layers(), 1);
     bench.route(0, {1});
     bench.route(0, {2});
     REQUIRE(bench.promote({0, 1}));
@@ -143,7 +52,7 @@ TEST_CASE("a newcomer must be worth more than what goes, by the margin") {
 }
 
 TEST_CASE("what a step uses does not go") {
-    Bench bench(two_layers(), 1);
+    TierBench bench(two_layers(), 1);
     bench.route(0, {1});
     REQUIRE(bench.promote({0, 1}));
     bench.tier.finish_promotions();
@@ -156,8 +65,8 @@ TEST_CASE("what a step uses does not go") {
 }
 
 TEST_CASE("the source is held until the copy is done, and no longer") {
-    Bench bench(two_layers(), 4, 0.2);
-    auto  hold = std::make_shared<int>(0);
+    TierBench bench(two_layers(), 4, 0.2);
+    auto      hold = std::make_shared<int>(0);
     REQUIRE(bench.promote({0, 1}, hold));
     CHECK(hold.use_count() == 2);
     bench.tier.finish_promotions();
@@ -171,7 +80,7 @@ constexpr OneUse both[] = {OneUse::ring, OneUse::spare_slots};
 
 TEST_CASE("a matrix for one use passes promotions, and its buffer is used again") {
     for (const OneUse one_use : both) {
-        Bench bench(two_layers(), 8, 0.05, false, one_use);
+        TierBench bench(two_layers(), 8, 0.05, false, one_use);
         CHECK(bench.shape.has_ring() == (one_use == OneUse::ring));
         bench.route(0, {0});
         REQUIRE(bench.promote({0, 0}));
@@ -197,7 +106,7 @@ TEST_CASE("a matrix for one use passes promotions, and its buffer is used again"
 }
 
 TEST_CASE("spare slots take one copy of every part, beside what is resident") {
-    Bench bench(two_layers(), 8, 0.0, false, OneUse::spare_slots);
+    TierBench bench(two_layers(), 8, 0.0, false, OneUse::spare_slots);
     bench.route(0, {0});
     REQUIRE(bench.promote({0, 0}));
     bench.tier.finish_promotions();
@@ -222,7 +131,7 @@ TEST_CASE("spare slots take one copy of every part, beside what is resident") {
 
 TEST_CASE("a step that dies waits for its copies") {
     for (const OneUse one_use : both) {
-        Bench bench(two_layers(), 0, 0.2, false, one_use);
+        TierBench bench(two_layers(), 0, 0.2, false, one_use);
         {
             const auto step = bench.tier.begin(bench.model.keys(0, {4}));
             REQUIRE(bench.copy(*step, {0, 4}, 0) >= 0);
@@ -236,7 +145,7 @@ TEST_CASE("a step that dies waits for its copies") {
 
 TEST_CASE("steps share the buffers") {
     for (const OneUse one_use : both) {
-        Bench            bench(two_layers(), 0, 0.01, false, one_use);
+        TierBench        bench(two_layers(), 0, 0.01, false, one_use);
         std::atomic<int> n_wrong{0};
         const auto       work = [&](uint16_t layer_idx) {
             for (uint16_t round = 0; round < 40; round++) {
@@ -263,7 +172,7 @@ TEST_CASE("steps share the buffers") {
 }
 
 TEST_CASE("free slots are given away in equal shares, however many at once") {
-    Bench bench(two_layers(), 7, 0.01);
+    TierBench bench(two_layers(), 7, 0.01);
     for (uint16_t e = 0; e < 8; e++) {
         CHECK(bench.promote({0, e}, nullptr, true) == (e < 4));
     }
@@ -275,7 +184,7 @@ TEST_CASE("free slots are given away in equal shares, however many at once") {
 }
 
 TEST_CASE("a layer that is whole and in order is fixed") {
-    Bench bench(two_layers(), 16);
+    TierBench bench(two_layers(), 16);
     for (uint16_t layer_idx = 0; layer_idx < 2; layer_idx++) {
         for (uint16_t e = 0; e < (layer_idx == 0 ? 8 : 7); e++) {
             REQUIRE(bench.promote({layer_idx, e}));
@@ -296,7 +205,7 @@ TEST_CASE("a layer that is whole and in order is fixed") {
 }
 
 TEST_CASE("a buffer that was filled ahead goes over to the step that wants it") {
-    Bench      bench(two_layers(), 0);
+    TierBench  bench(two_layers(), 0);
     const auto ahead  = bench.tier.begin({});
     const auto step   = bench.tier.begin(bench.model.keys(1, {3}));
     const auto buffer = bench.copy(*ahead, {1, 3}, 0);
@@ -313,7 +222,7 @@ TEST_CASE("a buffer that was filled ahead goes over to the step that wants it") 
 
 TEST_CASE("buffers of a wrong guess are free again, and sources are held no longer than they are read") {
     for (const OneUse one_use : both) {
-        Bench              bench(two_layers(), 4, 0.2, false, one_use); // 200 us a chunk
+        TierBench          bench(two_layers(), 4, 0.2, false, one_use); // 200 us a chunk
         const uint32_t     n_buffers = bench.tier.one_use({1, 0}, 0).n;
         std::weak_ptr<int> held;
         {
@@ -345,7 +254,7 @@ TEST_CASE("buffers of a wrong guess are free again, and sources are held no long
 }
 
 TEST_CASE("a guess that the link did not get to is taken back") {
-    Bench      bench(two_layers(), 4, 0.2);
+    TierBench  bench(two_layers(), 4, 0.2);
     const auto step  = bench.tier.begin({});
     const auto first = bench.copy(*step, {1, 0}, 0);
     const auto last  = bench.copy(*step, {1, 1}, 0, false, false);
@@ -358,7 +267,7 @@ TEST_CASE("a guess that the link did not get to is taken back") {
 }
 
 TEST_CASE("both precisions have slots of their own") {
-    Bench bench(TinyModel({{8, {3'000, 2'500}}}, true), 4, 0.0, true);
+    TierBench bench(TinyModel({{8, {3'000, 2'500}}}, true), 4, 0.0, true);
     REQUIRE(bench.shape.n_slots.size() == 2);
     REQUIRE(bench.shape.n_slots[1] > 0);
     REQUIRE(bench.promote({0, 1, Precision::lo}));

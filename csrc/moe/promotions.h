@@ -1,0 +1,24 @@
+// Gives experts that a layer missed on the device a slot there, if they are worth it.
+#pragma once
+
+#include "moe/layer_step.h"
+#include "moe/layer_view.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace hobbit {
+
+class Promotions {
+  public:
+    // `missing` are key indices of `step`, `lease_idxs` [key] says which of its leases has each. A long prompt's take
+    // only free slots: it needs nearly every expert once, which says little of what decoding needs, and the link is
+    // what it waits for. REQUIRES: the step was computed or copied from.
+    void promote(const LayerView & view, LayerStep & step, const std::vector<uint32_t> & missing,
+                 const std::vector<int32_t> & lease_idxs);
+
+  private:
+    std::vector<ExpertKey> hi_keys_;
+};
+
+} // namespace hobbit
