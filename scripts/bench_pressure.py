@@ -157,6 +157,8 @@ class Bench:
             command += ["--precision", case.precision]
             if case.precision == "mixed":
                 command += ["--lo", str(options.lo)]
+                if options.hi_above is not None:
+                    command += ["--hi-above", str(options.hi_above)]
             if box_bytes is not None:
                 command += ["--memory", str(int(box_bytes * GRANTED_SHARE))]
             if case.arena_percent is not None:
@@ -214,6 +216,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ff", type=int, default=3, help="--widen: repeat count of the experts' hidden layer (3)")
     parser.add_argument("--type", default="Q8_0", choices=["Q8_0", "F16"], help="--widen: type of the matrices (Q8_0)")
     parser.add_argument("--lo", type=Path, help="low-precision copy: adds the mixed cases")
+    parser.add_argument("--hi-above", type=float, help="mixed: gate weight from which hi is waited for (as tuned)")
     parser.add_argument("--engines", default="stock,hobbit", help="which to run (stock,hobbit)")
     parser.add_argument(
         "--boxes", type=parse_numbers, default=[75, 50, 25, 12], help="percent of the file (75,50,25,12)"
