@@ -15,8 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
+from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
 from tiny_models import N_VOCAB
+
+import hobbit_py
+from hobbit_py import _host
 
 Logits = npt.NDArray[np.float32]
 ModelFactory = Callable[..., Path]  # conftest.tiny_model
@@ -148,6 +152,37 @@ def assert_identical(found: Logits, expected: Logits) -> None:
             f"{differs.sum()} of {len(found)} tokens differ from stock, the first is token {differs.argmax()}, "
             f"max abs difference {np.abs(found - expected).max()}"
         )
+
+
+class Context:
+    """A further context of a model, driven by hand."""
+
+    def __init__(self, llama: hobbit_py.Llama) -> None:
+        self._native = _host.new_context(llama._model, llama.context_params)
+        self._batch = internals.LlamaBatch(n_tokens=512, embd=0, n_seq_max=1, verbose=False)
+        self._n_vocab = llama.n_vocab()
+        self._n_past = 0
+
+    def eval(self, tokens: Sequence[int]) -> Logits:
+        self._batch.set_batch(batch=tokens, n_past=self._n_past, logits_all=True)
+        self._native.decode(self._batch)
+        self._n_past += len(tokens)
+        rows = np.ctypeslib.as_array(self._native.get_logits(), shape=(len(tokens), self._n_vocab))
+        return np.array(rows, dtype=np.float32)
+
+    def close(self) -> None:
+        self._batch.close()
+        self._native.close()
+
+
+@contextmanager
+def contexts(llama: hobbit_py.Llama, n: int) -> Iterator[list[Context]]:
+    made = [Context(llama) for _ in range(n)]
+    try:
+        yield made
+    finally:
+        for context in made:
+            context.close()
 
 
 class ArenaSize(Enum):

@@ -20,6 +20,7 @@ ExpertCache::ExpertCache(const CopyLayouts & layouts, const std::vector<uint32_t
     pools_.resize(n_slots.size());
     for (size_t i = 0; i < n_slots.size(); i++) {
         pools_[i].slots.resize(n_slots[i]);
+        pools_[i].n_open = n_slots[i];
         // Slot 0 on top: a cache that never fills up touches no more memory than it needs.
         for (uint32_t slot_idx = n_slots[i]; slot_idx-- > 0;) {
             pools_[i].free.push_back(static_cast<int32_t>(slot_idx));
@@ -50,7 +51,7 @@ int32_t ExpertCache::pick_victim(const Pool & pool, Admission admission, double 
     // A scan, not a heap: scores decay with time, and a few hundred of them cost less than one read of an expert.
     int32_t victim = -1, soft_victim = -1;
     double  soft_score = 0;
-    for (size_t i = 0; i < pool.slots.size(); i++) {
+    for (size_t i = 0; i < pool.n_open; i++) {
         const Slot & slot = pool.slots[i];
         if (!slot.occupied || slot.n_pins > 0) {
             continue;
@@ -99,7 +100,29 @@ void ExpertCache::erase(SlotRef slot) {
     slot_of_[index_of(s.key)] = {};
     s.occupied                = false;
     s.is_soft_pinned          = false;
-    pools_[static_cast<size_t>(slot.class_idx)].free.push_back(slot.slot_idx);
+    Pool & pool               = pools_[static_cast<size_t>(slot.class_idx)];
+    if (static_cast<uint32_t>(slot.slot_idx) < pool.n_open) {
+        pool.free.push_back(slot.slot_idx);
+    }
+}
+
+void ExpertCache::close(int32_t class_idx, uint32_t first) {
+    Pool & pool          = pools_[static_cast<size_t>(class_idx)];
+    pool.n_open          = std::min(pool.n_open, first);
+    const auto is_closed = [&](int32_t slot_idx) { return static_cast<uint32_t>(slot_idx) >= pool.n_open; };
+    pool.free.erase(std::remove_if(pool.free.begin(), pool.free.end(), is_closed), pool.free.end());
+}
+
+void ExpertCache::open(int32_t class_idx) {
+    Pool &               pool = pools_[static_cast<size_t>(class_idx)];
+    std::vector<int32_t> free; // below the others: what is closed again next displaces the less
+    for (auto slot_idx = static_cast<uint32_t>(pool.slots.size()); slot_idx-- > pool.n_open;) {
+        if (!pool.slots[slot_idx].occupied) {
+            free.push_back(static_cast<int32_t>(slot_idx));
+        }
+    }
+    pool.free.insert(pool.free.begin(), free.begin(), free.end());
+    pool.n_open = static_cast<uint32_t>(pool.slots.size());
 }
 
 void ExpertCache::pin(SlotRef slot) {
@@ -151,6 +174,12 @@ uint32_t ExpertCache::n_pins(SlotRef slot) const {
     return pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)].n_pins;
 }
 
+bool ExpertCache::is_occupied(SlotRef slot) const {
+    return pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)].occupied;
+}
+
+uint32_t ExpertCache::n_open(int32_t class_idx) const { return pools_[static_cast<size_t>(class_idx)].n_open; }
+
 uint32_t ExpertCache::n_slots(int32_t class_idx) const {
     return static_cast<uint32_t>(pools_[static_cast<size_t>(class_idx)].slots.size());
 }
@@ -168,11 +197,13 @@ void ExpertCache::check_invariants() const {
             check_invariant(slot_idx >= 0 && static_cast<size_t>(slot_idx) < pool.slots.size(),
                             "a free slot's index is in its pool");
             check_invariant(!is_free[static_cast<size_t>(slot_idx)], "a slot is on the free list once");
+            check_invariant(static_cast<size_t>(slot_idx) < pool.n_open, "a closed slot is not on the free list");
             is_free[static_cast<size_t>(slot_idx)] = true;
         }
         for (size_t i = 0; i < pool.slots.size(); i++) {
             const Slot & slot = pool.slots[i];
-            check_invariant(slot.occupied != is_free[i], "a slot is either occupied or free");
+            check_invariant(slot.occupied ? !is_free[i] : is_free[i] || i >= pool.n_open,
+                            "a slot is either occupied or free, or closed");
             if (!slot.occupied) {
                 check_invariant(slot.n_pins == 0 && !slot.is_soft_pinned, "a free slot is not pinned");
                 continue;

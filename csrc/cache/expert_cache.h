@@ -43,6 +43,10 @@ class ExpertCache {
     // Takes a copy out. REQUIRES: it is not pinned.
     void erase(SlotRef slot);
 
+    // Slots of a class from `first` on are given to nobody, and what they hold goes for nobody, until open().
+    void close(int32_t class_idx, uint32_t first);
+    void open(int32_t class_idx);
+
     // Counted: a pinned copy is neither evicted nor erased.
     void pin(SlotRef slot);
     void unpin(SlotRef slot);
@@ -55,7 +59,9 @@ class ExpertCache {
 
     ExpertKey key_of(SlotRef slot) const;
     uint32_t  n_pins(SlotRef slot) const;
+    bool      is_occupied(SlotRef slot) const;
     uint32_t  n_slots(int32_t class_idx) const;
+    uint32_t  n_open(int32_t class_idx) const;
     uint32_t  n_free(int32_t class_idx) const;
     uint64_t  n_evictions() const { return n_evictions_; }
 
@@ -71,7 +77,8 @@ class ExpertCache {
     };
     struct Pool {
         std::vector<Slot>    slots;
-        std::vector<int32_t> free; // stack of free slot indices
+        std::vector<int32_t> free;       // stack of free slot indices
+        uint32_t             n_open = 0; // those behind are closed
     };
 
     size_t  index_of(ExpertKey key) const;

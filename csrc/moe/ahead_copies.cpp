@@ -38,7 +38,7 @@ void AheadCopies::plan_prompt(const LayerView & view) {
     const CopyLayouts & on_device = model.tier->layouts();
     if (target_ == Target::staging && on_device.of({next, 0, Precision::hi}).class_idx !=
                                           on_device.of({view.layer_idx, 0, Precision::hi}).class_idx) {
-        return; // its places are elsewhere, where this layer's may still be read
+        return; // its places are in slots that may not have been borrowed yet
     }
     const uint32_t       n_expert = model.layers[next].n_expert;
     std::vector<int32_t> expert_idxs(n_expert);

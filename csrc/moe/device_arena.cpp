@@ -43,8 +43,6 @@ void DeviceArena::copy_within(ggml_backend_t backend, uint32_t from_area, uint64
     ggml_backend_tensor_copy_async(backend, backend, &source, &target);
 }
 
-void DeviceArena::clear(uint32_t area_idx) { ggml_backend_buffer_clear(buffers_[area_idx].get(), 0); }
-
 void DeviceArena::copy(uint32_t area_idx, uint64_t offset, const std::byte * src, uint64_t n_bytes) {
     ggml_backend_tensor_set_async(backend_.get(), &tensors_[area_idx], src, offset, n_bytes);
     if (events_[0] && events_[1]) {

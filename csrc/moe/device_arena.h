@@ -28,8 +28,6 @@ class DeviceArena final : public DeviceMemory {
     // Copies within the device's memory, in the order of what `backend` is given to compute.
     void copy_within(ggml_backend_t backend, uint32_t from_area, uint64_t from_offset, uint32_t to_area,
                      uint64_t to_offset, uint64_t n_bytes);
-    // Zeroes an area. REQUIRES: nothing uses it.
-    void clear(uint32_t area_idx);
 
     void copy(uint32_t area_idx, uint64_t offset, const std::byte * src, uint64_t n_bytes) override;
     void wait(uint32_t n_left) override;

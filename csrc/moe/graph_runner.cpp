@@ -33,7 +33,7 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     inner_.clear();
     pending_.clear();
     end_layer();
-    tiered_.end_pass();
+    tiered_.drop_ahead();
     staged_.end_pass();
     if (status.ok()) {
         return GGML_STATUS_SUCCESS;
@@ -133,6 +133,9 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
             n_tokens = static_cast<uint32_t>(node->src[2]->ne[1]);
         }
     }
+    if (model != nullptr && model->tier != nullptr && !StagedLayer::takes_batch(*model, n_tokens)) {
+        model->tier->take_back();
+    }
     filter_.begin_graph(model);
     recorder_.begin_graph(model);
     gates_.begin_graph(graph, std::max(ahead_.begin_pass(model, tokens, n_tokens), recorder_.n_gate_layers()));
@@ -155,6 +158,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     const int  first_idx = view_.nodes.front().node_idx;
     const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
     if (view_.model->tier != nullptr && in_run && StagedLayer::takes(view_, step_)) {
+        tiered_.drop_ahead(); // others may wait for its buffers, and hold the slots that are to be borrowed
         staged_.begin(view_, step_);
         return staged_.run(graph, first_idx, inner_);
     }

@@ -3,6 +3,7 @@
 #include "tier/device_tier.h"
 
 #include <memory>
+#include <optional>
 
 namespace hobbit {
 
@@ -48,6 +49,20 @@ void Promotions::promote(const LayerView & view, LayerStep & step, const std::ve
             parts[p] = in_hi->data(i, p);
         }
         tier.promote(in_hi->leases()[i].key, parts, in_hi, only_free);
+    }
+}
+
+void Promotions::restore(const ModelExperts & model) {
+    while (const std::optional<ExpertKey> key = model.tier->next_displaced()) {
+        const std::shared_ptr<LoadStep> load = model.loader->pin_resident({*key});
+        if (load->leases().empty()) {
+            continue;
+        }
+        const std::byte * parts[max_parts] = {};
+        for (uint32_t p = 0; p < model.layouts->of(*key).parts.size(); p++) {
+            parts[p] = load->data(0, p);
+        }
+        model.tier->promote(*key, parts, load);
     }
 }
 

@@ -3,6 +3,7 @@
 
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
+#include "moe/model_experts.h"
 
 #include <cstdint>
 #include <vector>
@@ -16,6 +17,10 @@ class Promotions {
     // what it waits for. REQUIRES: the step was computed or copied from.
     void promote(const LayerView & view, LayerStep & step, const std::vector<uint32_t> & missing,
                  const std::vector<int32_t> & lease_idxs);
+
+    // Brings back what lay in slots that were lent to a batch, best first, a few at a time, as far as it lies in the
+    // host's memory. What does not comes back when it is missed.
+    static void restore(const ModelExperts & model);
 
   private:
     std::vector<ExpertKey> hi_keys_;

@@ -14,12 +14,14 @@ constexpr uint32_t max_tokens_with_host = 8;
 
 } // namespace
 
+bool StagedLayer::takes_batch(const ModelExperts & model, uint32_t n_tokens) {
+    return n_tokens > (model.host_compute ? max_tokens_with_host : 1);
+}
+
 bool StagedLayer::takes(const LayerView & view, const LayerStep & step) {
-    const ModelExperts & model = *view.model;
-    const auto           is_hi = [](ExpertKey key) { return key.precision == Precision::hi; };
-    return view.n_tokens() > (model.host_compute ? max_tokens_with_host : 1) &&
-           model.tier->shape().n_staged >= model.layers[view.layer_idx].n_expert && step.skipped_rows().empty() &&
-           std::all_of(step.keys().begin(), step.keys().end(), is_hi);
+    const auto is_hi = [](ExpertKey key) { return key.precision == Precision::hi; };
+    return takes_batch(*view.model, view.n_tokens()) && view.model->tier->can_stage(view.layer_idx) &&
+           step.skipped_rows().empty() && std::all_of(step.keys().begin(), step.keys().end(), is_hi);
 }
 
 void StagedLayer::begin(const LayerView & view, LayerStep & step) {
@@ -29,6 +31,7 @@ void StagedLayer::begin(const LayerView & view, LayerStep & step) {
     if (!staging_) {
         staging_ = std::make_unique<Staging>(tier);
     }
+    staging_->borrow(view.layer_idx); // before anything is pinned
     tier_step_ = tier.begin(step.keys());
     missing_.clear();
     lease_idxs_.assign(step.keys().size(), -1);
@@ -45,12 +48,6 @@ void StagedLayer::begin(const LayerView & view, LayerStep & step) {
         copies_.begin(view, step, *tier_step_, missing_, lease_idxs_, ahead_);
     }
     ahead_.drop();
-    const CopyLayout & layout = tier.layouts().of({view.layer_idx, 0, Precision::hi});
-    const bool         has_padding =
-        std::any_of(layout.parts.begin(), layout.parts.end(), [](const PartLayout & part) { return part.padding > 0; });
-    if (staging_->begin_layer(layout.class_idx) && has_padding) {
-        view.model->device_arena->clear(tier.shape().staging_area()); // what is read as padding may not be NaN
-    }
     copies_.pump();
     stage_resident();
     pump(); // the next layer's, only now that this one has all its places
@@ -68,7 +65,7 @@ void StagedLayer::end_pass() {
     staging_.reset();
 }
 
-// A slot and an expert's place are laid out alike.
+// A place is a slot of the same class, so they are laid out alike.
 void StagedLayer::stage_resident() {
     const DeviceTier & tier = *view_->model->tier;
     for (uint32_t i = 0; i < step_->keys().size(); i++) {
@@ -80,7 +77,7 @@ void StagedLayer::stage_resident() {
         const uint64_t slot_bytes = tier.layouts().classes[class_idx].slot_bytes;
         const uint64_t offset     = tier_step_->claim_staged(step_->keys()[i]);
         view_->model->device_arena->copy_within(device_, class_idx, static_cast<uint64_t>(slot.slot_idx) * slot_bytes,
-                                                tier.shape().staging_area(), offset, slot_bytes);
+                                                class_idx, offset, slot_bytes);
     }
 }
 
@@ -92,8 +89,10 @@ void StagedLayer::pump() {
 
 Status StagedLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner) {
     const DeviceTier & tier = *view_->model->tier;
-    const WeightArea   area = view_->model->device_arena->area(tier.shape().staging_area());
-    auto               next = view_->nodes.begin();
+    WeightArea         area =
+        view_->model->device_arena->area(tier.layouts().of({view_->layer_idx, 0, Precision::hi}).class_idx);
+    area.data += tier.staged_offset(view_->layer_idx);
+    auto next = view_->nodes.begin();
     for (int i = first_idx; i < view_->end_idx; ++i) {
         if (next == view_->nodes.end() || next->node_idx != i) {
             inner.add(ggml_graph_node(graph, i));
@@ -129,7 +128,7 @@ Status StagedLayer::bring(const ExpertNode & node, InnerGraph & inner) {
             return status;
         }
         for (const uint32_t part_idx : added_) {
-            tier_step_->release_staged(part_idx);
+            tier_step_->release_staged(view_->layer_idx, part_idx);
         }
         added_.clear();
         pump();

@@ -49,6 +49,7 @@ void TieredLayer::begin(const LayerView & view, LayerStep & step) {
     }
     ahead_.drop();
     pump();
+    Promotions::restore(*view.model);
     find_slot_ids();
 }
 

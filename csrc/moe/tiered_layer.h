@@ -26,8 +26,8 @@ class TieredLayer {
     void begin(const LayerView & view, LayerStep & step);
     // Lets go of the layer. REQUIRES: what was added was computed.
     void end();
-    // Lets go of what was begun for a next layer, too.
-    void end_pass() { ahead_.drop(); }
+    // Lets go of what was begun for a next layer.
+    void drop_ahead() { ahead_.drop(); }
 
     // Begins copies of what the next layer will probably want, best first, when the link has nothing else to do.
     // Returns what is neither on the device nor in the host's memory. REQUIRES: begin().

@@ -10,8 +10,6 @@ namespace hobbit {
 
 namespace {
 
-// Enough to keep the link busy while the next layers find out what they miss.
-constexpr uint32_t max_promotions     = 2;
 constexpr uint64_t max_promoted_bytes = 64 << 20; // or this much, if experts are small
 
 constexpr uint64_t promotion_tag = uint64_t{1} << 63; // the rest is an index; without it, a buffer's
@@ -26,6 +24,7 @@ DeviceTier::DeviceTier(const CopyLayouts & layouts, const std::vector<uint32_t> 
       buffers_(shape.n_buffers_in_all(), BufferState::free), buffer_holds_(shape.n_buffers_in_all()),
       queue_(memory, options.chunk_bytes, [this](uint64_t tag) { on_copied(tag); }) {
     MutexLock lock(mu_);
+    is_lent_.assign(shape.n_slots.size(), false);
     for (const uint32_t n : shape.n_slots) {
         states_.emplace_back(n, SlotState::free);
     }
@@ -137,7 +136,8 @@ bool DeviceTier::has_free_slot_for(ExpertKey key) const {
     }
     const SizeClass & of_class = layouts_.classes[layout.class_idx];
     const uint64_t    n_layers = of_class.n_copies / layout.n_expert;
-    const uint64_t    n_shared = (shape_.n_slots[layout.class_idx] + n_layers - 1) / n_layers;
+    const uint64_t    n_open   = cache_.n_open(static_cast<int32_t>(layout.class_idx));
+    const uint64_t    n_shared = (n_open + n_layers - 1) / n_layers;
     uint64_t          n_here   = 0;
     for (uint16_t i = 0; i < layout.n_expert; i++) {
         n_here += cache_.find({key.layer_idx, i, key.precision}) ? 1 : 0;
@@ -229,8 +229,8 @@ TierStats DeviceTier::stats() const {
     const CopyStats copied = queue_.stats();
     MutexLock       lock(mu_);
     TierStats       stats = stats_;
-    stats.n_evictions     = cache_.n_evictions();
-    stats.copy            = copied;
+    stats.n_evictions += cache_.n_evictions();
+    stats.copy = copied;
     return stats;
 }
 

@@ -1,9 +1,9 @@
 // The experts in a device's own memory: the tier above the loader's.
 //
 // Slots hold whole experts, the most used ones; a small ring of buffers takes single matrices that a layer needs only
-// now; and a staging area has room for all experts of one layer in their own order, for batches (staging.h). The tier
-// does not read: what it copies lies in the host's memory, and its owner keeps it there by a `hold` until the copy is
-// done.
+// now. Batches borrow slots for a staging area, with room for all experts of one layer in their own order (staging.h).
+// The tier does not read: what it copies lies in the host's memory, and its owner keeps it there by a `hold` until the
+// copy is done.
 //
 // Locks: `mu_` guards all state; it is never held while copying, waiting for the device or dropping a hold.
 #pragma once
@@ -19,6 +19,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,8 @@ struct TierOptions {
     uint64_t ring_bytes       = 256 << 20; // for copies of one use: room for at least three matrices, at most 64
     uint64_t small_part_bytes = small_matrix_bytes; // a model without larger matrices has spare slots instead of a ring
     uint64_t chunk_bytes      = 4 << 20;
-    bool     has_staging      = false; // room for the largest layer's hi experts
-    double   promotion_margin = 1.0;   // uses that a newcomer must be ahead of what would go: less is noise
+    bool     has_staging      = true; // batches may borrow slots, if not all fits and there are no lo copies
+    double   promotion_margin = 1.0;  // uses that a newcomer must be ahead of what would go: less is noise
     std::string eviction      = "frequency";
 };
 
@@ -51,7 +52,7 @@ struct OneUseBuffers {
     }
 };
 
-// How the device's memory is divided: an area for each class of slots, one for the ring, one for staging.
+// How the device's memory is divided: an area for each class of slots, one for the ring.
 //
 // Copies of one use go into the ring's buffers, which take any matrix. Where all matrices are small they go into spare
 // slots behind those of their class instead: then one product takes what is resident and what was copied alike, and to
@@ -61,18 +62,17 @@ struct TierShape {
     std::vector<uint32_t> n_spare;          // [class]; 0: there is a ring
     uint64_t              buffer_bytes = 0; // of the ring
     uint32_t              n_buffers    = 0;
-    uint32_t              n_staged     = 0; // experts that can be staged; 0: there is no such area
-    std::vector<uint64_t> area_bytes;       // [class], then the ring, then staging
+    std::vector<uint32_t> n_staged;   // [class] slots that can be lent, its last ones; 0: none
+    std::vector<uint64_t> area_bytes; // [class], then the ring
 
     bool     has_ring() const { return n_buffers > 0; }
     uint32_t ring_area() const { return static_cast<uint32_t>(n_slots.size()); }
-    uint32_t staging_area() const { return ring_area() + 1; }
     uint32_t n_one_use() const; // buffers for copies of one use
-    // All buffers: those, then one for each matrix that can be staged.
-    uint32_t n_buffers_in_all() const { return n_one_use() + n_staged * max_parts; }
-    int32_t  staged_idx(ExpertKey key, uint32_t part_idx) const {
-        return static_cast<int32_t>(n_one_use() + part_idx * n_staged + key.expert_idx);
-    }
+    // All buffers: those, then for each class one for each matrix that can be staged.
+    uint32_t n_buffers_in_all() const;
+    uint32_t first_staged_slot(uint32_t class_idx) const { return n_slots[class_idx] - n_staged[class_idx]; }
+    // The buffer that stands for the place of the matrix of expert 0; those of the others follow.
+    int32_t first_staged_idx(uint32_t class_idx, uint32_t part_idx) const;
 
     // REQUIRES: the key's layout is of the layouts that the shape was made for.
     OneUseBuffers one_use(const CopyLayouts & layouts, ExpertKey key, uint32_t part_idx) const;
@@ -86,7 +86,7 @@ struct TierStats {
     uint64_t  n_hits[n_precisions]         = {}; // an expert wanted by a layer step was on the device
     uint64_t  n_misses[n_precisions]       = {};
     uint64_t  n_promoted                   = 0; // experts that were given a slot
-    uint64_t  n_evictions                  = 0;
+    uint64_t  n_evictions                  = 0; // for others, or since their slots were lent
     uint64_t  n_device_parts               = 0; // matrices of missing experts that were copied for one use ...
     uint64_t  n_ahead_parts                = 0; // ... of these, begun before their layer asked for them ...
     uint64_t  n_staged_parts               = 0; // ... of these, into the staging area ...
@@ -130,8 +130,18 @@ class DeviceTier {
     // Waits for all promotions.
     void finish_promotions();
 
+    // Whether a batch may be computed over slots of the layer's class (staging.h).
+    bool can_stage(uint16_t layer_idx) const;
+    // Where the experts of such a layer begin, in the area of its class.
+    uint64_t staged_offset(uint16_t layer_idx) const;
+    // Takes lent slots back, unless a pass uses them or a copy that was given up is under way to them; never waits.
+    void take_back();
+    // The most worthy expert whose slot was lent and that did not come back yet, taken from the list. None: there is no
+    // other, slots are lent, or enough are on their way.
+    std::optional<ExpertKey> next_displaced();
+
     // Layers all of whose hi experts lie in consecutive slots keep them from now on; fixed_slot() tells the first slot,
-    // or -1. Their selected ids need not be known to the host.
+    // or -1. Their selected ids need not be known to the host. No slots are lent any more.
     void    fix_complete_layers();
     int32_t fixed_slot(uint16_t layer_idx) const {
         return layer_idx < fixed_slots_.size() ? fixed_slots_[layer_idx] : -1;
@@ -157,30 +167,36 @@ class DeviceTier {
         std::shared_ptr<const void> hold;
     };
 
+    // Enough to keep the link busy while the next layers find out what they miss.
+    static constexpr uint32_t max_promotions = 2;
+
     void        on_copied(uint64_t tag);
     bool        has_free_slot_for(ExpertKey key) const HOBBIT_REQUIRES(mu_);
     SlotState & state_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     SlotState   state_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
+    bool        evict_lent(uint32_t class_idx) HOBBIT_REQUIRES(mu_);
+    bool        any_staged_in_use() const HOBBIT_REQUIRES(mu_);
 
     const CopyLayouts &  layouts_;
     const TierShape      shape_;
     const TierOptions    options_;
     std::vector<int32_t> fixed_slots_; // [layer]; written before graphs are computed
 
-    mutable Mutex                                          mu_;
-    CondVar                                                changed_; // a copy is complete, or a buffer free
-    std::unique_ptr<EvictionPolicy> policy_                HOBBIT_GUARDED_BY(mu_);
-    ExpertCache cache_                                     HOBBIT_GUARDED_BY(mu_);
-    std::vector<std::vector<SlotState>> states_            HOBBIT_GUARDED_BY(mu_); // [class][slot]
-    std::vector<BufferState> buffers_                      HOBBIT_GUARDED_BY(mu_);
+    mutable Mutex                               mu_;
+    CondVar                                     changed_; // a copy is complete, a buffer free or a slot unpinned
+    std::unique_ptr<EvictionPolicy> policy_     HOBBIT_GUARDED_BY(mu_);
+    ExpertCache cache_                          HOBBIT_GUARDED_BY(mu_);
+    std::vector<std::vector<SlotState>> states_ HOBBIT_GUARDED_BY(mu_); // [class][slot]
+    std::vector<BufferState> buffers_           HOBBIT_GUARDED_BY(mu_);
     std::vector<std::shared_ptr<const void>> buffer_holds_ HOBBIT_GUARDED_BY(mu_); // [buffer], of abandoned ones
     std::vector<Promotion> promotions_                     HOBBIT_GUARDED_BY(mu_); // slab
+    std::vector<bool> is_lent_                             HOBBIT_GUARDED_BY(mu_); // [class]
+    std::vector<ExpertKey> displaced_                      HOBBIT_GUARDED_BY(mu_); // by lending
     bool is_staging_held_                                  HOBBIT_GUARDED_BY(mu_) = false;
-    int64_t staged_class_                                  HOBBIT_GUARDED_BY(mu_) = -1; // the last one; -1: none yet
     uint64_t promoting_bytes_                              HOBBIT_GUARDED_BY(mu_) = 0;
     uint32_t n_promoting_                                  HOBBIT_GUARDED_BY(mu_) = 0;
-    TierStats stats_                                       HOBBIT_GUARDED_BY(mu_); // without n_evictions and copy
-    CostMeter meter_                                       HOBBIT_GUARDED_BY(mu_);
+    TierStats stats_ HOBBIT_GUARDED_BY(mu_); // n_evictions by lending alone; no copy
+    CostMeter meter_ HOBBIT_GUARDED_BY(mu_);
 
     std::atomic<uint64_t> n_completed_{0}; // copies
 
@@ -203,14 +219,14 @@ class TierStep {
     // `is_demand` it goes when no step waits for the link.
     int32_t begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand = true);
     // Begins to copy a matrix to its place in the staging area and returns that as a buffer; -1 if what was there may
-    // still be read. With `wait`, waits for a copy that was given up. REQUIRES: a Staging; with `wait`, no step holds
-    // it.
+    // still be read. With `wait`, waits for a copy that was given up. REQUIRES: a Staging that borrowed the slots; with
+    // `wait`, no step holds it.
     int32_t begin_staged(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait);
     // Takes the places of an expert's matrices, for a copy that the tier does not see, and returns where they begin in
-    // the staging area. REQUIRES: as begin_staged() with `wait`.
+    // the area of their class. REQUIRES: as begin_staged() with `wait`.
     uint64_t claim_staged(ExpertKey key);
     // Gives back the places of a part. REQUIRES: what reads them was computed; wait_copy() of each.
-    void release_staged(uint32_t part_idx);
+    void release_staged(uint16_t layer_idx, uint32_t part_idx);
     // Takes over a buffer that another step holds; its copy is waited for now.
     void adopt(TierStep & from, int32_t buffer_idx);
     // Gives up a copy that has not begun, and its buffer. False: it has.

@@ -1,7 +1,6 @@
 #include "tier/staging.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace hobbit {
 
@@ -21,28 +20,90 @@ Staging::~Staging() {
     tier_.changed_.notify_all();
 }
 
-bool Staging::any_in_use() const {
-    const auto first = tier_.buffers_.begin() + tier_.shape_.n_one_use();
-    return std::any_of(first, tier_.buffers_.end(),
-                       [](DeviceTier::BufferState state) { return state != DeviceTier::BufferState::free; });
-}
-
-bool Staging::begin_layer(uint32_t class_idx) {
-    MutexLock     lock(tier_.mu_);
-    const int64_t last = std::exchange(tier_.staged_class_, class_idx);
-    if (last < 0 || last == class_idx) {
-        return false;
+void Staging::borrow(uint16_t layer_idx) {
+    const uint32_t class_idx = tier_.layouts_.of({layer_idx, 0, Precision::hi}).class_idx;
+    MutexLock      lock(tier_.mu_);
+    if (tier_.is_lent_[class_idx]) {
+        return;
     }
-    while (any_in_use()) { // by copies that were given up
+    tier_.is_lent_[class_idx] = true;
+    tier_.cache_.close(static_cast<int32_t>(class_idx), tier_.shape_.first_staged_slot(class_idx));
+    while (!tier_.evict_lent(class_idx)) {
         tier_.changed_.wait(tier_.mu_);
     }
-    return true;
+}
+
+// Evicts what is not pinned. True: that was all.
+bool DeviceTier::evict_lent(uint32_t class_idx) {
+    bool was_all = true;
+    for (uint32_t i = shape_.first_staged_slot(class_idx); i < shape_.n_slots[class_idx]; i++) {
+        const SlotRef slot{static_cast<int32_t>(class_idx), static_cast<int32_t>(i)};
+        if (!cache_.is_occupied(slot)) {
+            continue;
+        }
+        if (cache_.n_pins(slot) > 0) {
+            was_all = false;
+            continue;
+        }
+        const ExpertKey key = cache_.key_of(slot);
+        stats_.resident_bytes[static_cast<int>(key.precision)] -= layouts_.of(key).n_bytes();
+        stats_.n_evictions++;
+        state_of(slot) = SlotState::free;
+        cache_.erase(slot);
+        displaced_.push_back(key);
+    }
+    return was_all;
+}
+
+bool DeviceTier::any_staged_in_use() const {
+    const auto first = buffers_.begin() + shape_.n_one_use();
+    return std::any_of(first, buffers_.end(), [](BufferState state) { return state != BufferState::free; });
+}
+
+bool DeviceTier::can_stage(uint16_t layer_idx) const {
+    return fixed_slots_.empty() && shape_.n_staged[layouts_.of({layer_idx, 0, Precision::hi}).class_idx] > 0;
+}
+
+uint64_t DeviceTier::staged_offset(uint16_t layer_idx) const {
+    const uint32_t class_idx = layouts_.of({layer_idx, 0, Precision::hi}).class_idx;
+    return shape_.first_staged_slot(class_idx) * layouts_.classes[class_idx].slot_bytes;
+}
+
+void DeviceTier::take_back() {
+    MutexLock lock(mu_);
+    if (is_staging_held_ || any_staged_in_use()) {
+        return;
+    }
+    for (size_t i = 0; i < is_lent_.size(); i++) {
+        if (is_lent_[i]) {
+            is_lent_[i] = false;
+            cache_.open(static_cast<int32_t>(i));
+        }
+    }
+}
+
+std::optional<ExpertKey> DeviceTier::next_displaced() {
+    MutexLock lock(mu_);
+    if (n_promoting_ >= max_promotions || std::find(is_lent_.begin(), is_lent_.end(), true) != is_lent_.end()) {
+        return {};
+    }
+    const auto is_back = [this](ExpertKey key) HOBBIT_REQUIRES(mu_) { return static_cast<bool>(cache_.find(key)); };
+    displaced_.erase(std::remove_if(displaced_.begin(), displaced_.end(), is_back), displaced_.end());
+    const auto is_less = [this](ExpertKey a, ExpertKey b)
+                             HOBBIT_REQUIRES(mu_) { return policy_->score(a) < policy_->score(b); };
+    const auto best    = std::max_element(displaced_.begin(), displaced_.end(), is_less);
+    if (best == displaced_.end()) {
+        return {};
+    }
+    const ExpertKey key = *best;
+    displaced_.erase(best);
+    return key;
 }
 
 int32_t TierStep::begin_staged(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait) {
     const TierShape &  shape      = tier_.shape_;
     const CopyLayout & layout     = tier_.layouts_.of(key);
-    const int32_t      buffer_idx = shape.staged_idx(key, part_idx);
+    const int32_t      buffer_idx = shape.first_staged_idx(layout.class_idx, part_idx) + key.expert_idx;
     {
         MutexLock                 lock(tier_.mu_);
         DeviceTier::BufferState & state = tier_.buffers_[static_cast<size_t>(buffer_idx)];
@@ -58,9 +119,10 @@ int32_t TierStep::begin_staged(ExpertKey key, uint32_t part_idx, const std::byte
     }
     held_.push_back(buffer_idx);
     const PartLayout & part = layout.parts[part_idx];
-    tier_.queue_.push({static_cast<uint64_t>(buffer_idx), shape.staging_area(),
-                       key.expert_idx * tier_.layouts_.classes[layout.class_idx].slot_bytes + part.data_offset, src,
-                       part.n_bytes},
+    tier_.queue_.push({static_cast<uint64_t>(buffer_idx), layout.class_idx,
+                       tier_.staged_offset(key.layer_idx) +
+                           key.expert_idx * tier_.layouts_.classes[layout.class_idx].slot_bytes + part.data_offset,
+                       src, part.n_bytes},
                       true);
     return buffer_idx;
 }
@@ -69,21 +131,22 @@ uint64_t TierStep::claim_staged(ExpertKey key) {
     const CopyLayout & layout = tier_.layouts_.of(key);
     MutexLock          lock(tier_.mu_);
     for (uint32_t part_idx = 0; part_idx < layout.parts.size(); part_idx++) {
-        const int32_t             buffer_idx = tier_.shape_.staged_idx(key, part_idx);
-        DeviceTier::BufferState & state      = tier_.buffers_[static_cast<size_t>(buffer_idx)];
+        const int32_t buffer_idx        = tier_.shape_.first_staged_idx(layout.class_idx, part_idx) + key.expert_idx;
+        DeviceTier::BufferState & state = tier_.buffers_[static_cast<size_t>(buffer_idx)];
         while (state != DeviceTier::BufferState::free) {
             tier_.changed_.wait(tier_.mu_);
         }
         state = DeviceTier::BufferState::ready;
         held_.push_back(buffer_idx);
     }
-    return key.expert_idx * tier_.layouts_.classes[layout.class_idx].slot_bytes;
+    return tier_.staged_offset(key.layer_idx) + key.expert_idx * tier_.layouts_.classes[layout.class_idx].slot_bytes;
 }
 
-void TierStep::release_staged(uint32_t part_idx) {
-    const int32_t first = tier_.shape_.staged_idx({}, part_idx);
-    const int32_t end   = first + static_cast<int32_t>(tier_.shape_.n_staged);
-    const auto    staged =
+void TierStep::release_staged(uint16_t layer_idx, uint32_t part_idx) {
+    const uint32_t class_idx = tier_.layouts_.of({layer_idx, 0, Precision::hi}).class_idx;
+    const int32_t  first     = tier_.shape_.first_staged_idx(class_idx, part_idx);
+    const int32_t  end       = first + static_cast<int32_t>(tier_.shape_.n_staged[class_idx]);
+    const auto     staged =
         std::stable_partition(held_.begin(), held_.end(), [&](int32_t i) { return i < first || i >= end; });
     {
         MutexLock lock(tier_.mu_);

@@ -2,6 +2,9 @@
 //
 // Kernels for many rows divide their work by the size of the whole product, number of experts included. So a batch is
 // multiplied by a tensor of all experts here, of which those that it selected are there.
+//
+// The area is borrowed: it is the last slots of the layer's class. What they held is evicted and comes back once they
+// are taken back, by the first pass that stages nothing (DeviceTier::take_back), since a long prompt is many passes.
 #pragma once
 
 #include "tier/device_tier.h"
@@ -10,23 +13,21 @@
 
 namespace hobbit {
 
-// The right to use the area, which one pass has at a time.
+// The right to borrow slots and to use them, which one pass has at a time.
 class Staging {
   public:
-    // Waits for the pass that has it. REQUIRES: the area is there; nothing is held that such a pass could wait for.
+    // Waits for the pass that has it. REQUIRES: nothing is held that such a pass could wait for.
     explicit Staging(DeviceTier & tier);
-    ~Staging(); // REQUIRES: no step holds places in it
+    ~Staging(); // The slots stay lent. REQUIRES: no step holds places in them
     Staging(const Staging &)             = delete;
     Staging & operator=(const Staging &) = delete;
 
-    // To be called for each layer before its first copy: `class_idx` is that of its experts. True if experts of another
-    // class lay there, whose bytes may be where paddings are now; then no copy is under way. REQUIRES: no step holds
-    // places in it, or all are of this class.
-    bool begin_layer(uint32_t class_idx);
+    // To be called for each layer before its first copy. Waits for steps that use what the slots hold and for
+    // promotions into them, unless they are lent already. REQUIRES: can_stage(); where they are not lent, the caller
+    // holds nothing that such a step could wait for: no pins, no buffers.
+    void borrow(uint16_t layer_idx);
 
   private:
-    bool any_in_use() const HOBBIT_REQUIRES(tier_.mu_);
-
     DeviceTier & tier_;
 };
 

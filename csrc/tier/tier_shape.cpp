@@ -26,6 +26,29 @@ uint32_t n_spare_slots(const CopyLayouts & layouts, uint64_t largest_bytes, cons
     return n >= n_used ? n : 0;
 }
 
+// Slots of each class that a batch can borrow: as many as its largest layer has experts. What all fits is never staged,
+// and with lo copies results are others than llama.cpp's in any case.
+std::vector<uint32_t> n_lendable(const CopyLayouts & layouts, const std::vector<uint32_t> & n_slots,
+                                 const TierOptions & options) {
+    std::vector<uint32_t> n(n_slots.size(), 0);
+    bool                  is_wanted = false;
+    for (size_t i = 0; i < n.size(); i++) {
+        if (!options.has_staging || layouts.classes[i].precision == Precision::lo) {
+            return n;
+        }
+        is_wanted = is_wanted || n_slots[i] < layouts.classes[i].n_copies;
+    }
+    for (const CopyLayout & layout : layouts.layouts[static_cast<int>(Precision::hi)]) {
+        if (is_wanted && layout.n_expert > 0) {
+            n[layout.class_idx] = std::max(n[layout.class_idx], layout.n_expert);
+        }
+    }
+    for (size_t i = 0; i < n.size(); i++) {
+        n[i] = n[i] <= n_slots[i] ? n[i] : 0;
+    }
+    return n;
+}
+
 } // namespace
 
 TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64_t max_area_bytes,
@@ -50,18 +73,7 @@ TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64
         shape.n_buffers       = static_cast<uint32_t>(std::clamp<uint64_t>(wanted, min_buffers, max_buffers));
     }
     shape.area_bytes.push_back(shape.n_buffers * shape.buffer_bytes);
-    uint64_t staging_bytes = 0;
-    for (const CopyLayout & layout : layouts.layouts[static_cast<int>(Precision::hi)]) {
-        if (options.has_staging && layout.n_expert > 0) {
-            staging_bytes  = std::max(staging_bytes, layout.n_expert * layouts.classes[layout.class_idx].slot_bytes);
-            shape.n_staged = std::max(shape.n_staged, layout.n_expert);
-        }
-    }
-    if (staging_bytes > max_area_bytes) {
-        staging_bytes  = 0;
-        shape.n_staged = 0;
-    }
-    shape.area_bytes.push_back(staging_bytes);
+    shape.n_staged = n_lendable(layouts, shape.n_slots, options);
     return shape;
 }
 
@@ -71,6 +83,18 @@ uint32_t TierShape::n_one_use() const {
         n += n_of_class * max_parts;
     }
     return n;
+}
+
+uint32_t TierShape::n_buffers_in_all() const {
+    return static_cast<uint32_t>(first_staged_idx(static_cast<uint32_t>(n_staged.size()), 0));
+}
+
+int32_t TierShape::first_staged_idx(uint32_t class_idx, uint32_t part_idx) const {
+    uint32_t idx = n_one_use();
+    for (uint32_t i = 0; i < class_idx; i++) {
+        idx += n_staged[i] * max_parts;
+    }
+    return static_cast<int32_t>(class_idx < n_staged.size() ? idx + part_idx * n_staged[class_idx] : idx);
 }
 
 OneUseBuffers TierShape::one_use(const CopyLayouts & layouts, ExpertKey key, uint32_t part_idx) const {

@@ -23,12 +23,15 @@ TierStep::~TierStep() {
         wait_copy(held_.back());
         release(held_.back());
     }
-    MutexLock lock(tier_.mu_);
-    for (const SlotRef slot : slots_) {
-        if (slot) {
-            tier_.cache_.unpin(slot);
+    {
+        MutexLock lock(tier_.mu_);
+        for (const SlotRef slot : slots_) {
+            if (slot) {
+                tier_.cache_.unpin(slot);
+            }
         }
     }
+    tier_.changed_.notify_all();
 }
 
 int32_t TierStep::begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand) {

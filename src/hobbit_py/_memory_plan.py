@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ._host import ContextNeeds, _core
 from ._promises import Promise, own_bytes, process_bytes
 from .memory import MemoryNeeds, auto_budget, check_budget
-from .vram import DeviceChoice, auto_vram, check_vram, has_staging, slot_bytes
+from .vram import DeviceChoice, auto_vram, check_vram, slot_bytes
 
 _STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
 _N_SAMPLER_ROWS = 8  # rows of the vocabulary that sampling works on, in llama.cpp and in Python
@@ -61,7 +61,7 @@ class MemoryPlan:
         """Fills in the options' sizes, by what the model and its context hold now."""
         engine = self._engine
         if self._device.has_tier:
-            self._divide_device(self._expert_vram(in_use, free_vram_bytes))
+            self.tier_options.expert_bytes = min(self._expert_vram(in_use, free_vram_bytes), engine.all_device_bytes)
         if self._granted.expert_memory_bytes is None:
             spare_bytes = max(0, self.memory_bytes - self._needs_now(in_use, n_output_rows).total_bytes)
             self.loader_options.stream_bytes = min(self._max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
@@ -106,20 +106,6 @@ class MemoryPlan:
         if vram_bytes is None:
             vram_bytes = auto_vram(free_vram_bytes(), in_use.device_bytes)
         return slot_bytes(vram_bytes, in_use.device_bytes + self._ring_bytes)
-
-    def _divide_device(self, slots_bytes: int) -> None:
-        """Between slots and staging, which comes on top, as the ring does, where only that of the slots is known.
-
-        What all fits needs no staging, and with lo copies results are others than llama.cpp's in any case.
-        """
-        engine, options = self._engine, self.tier_options
-        if slots_bytes < engine.all_device_bytes and not engine.has_lo:
-            options.has_staging = True
-            staging_bytes = engine.device_bytes(options) - self._ring_bytes
-            left_bytes = slots_bytes if self._granted.expert_vram_bytes is not None else slots_bytes - staging_bytes
-            options.has_staging = has_staging(staging_bytes, left_bytes)
-            slots_bytes = left_bytes if options.has_staging else slots_bytes
-        options.expert_bytes = min(slots_bytes, engine.all_device_bytes)
 
     def _of_host(self, context: ContextNeeds) -> ContextNeeds:
         """A device without memory of its own holds what is its in the host's."""

@@ -1,8 +1,7 @@
 """Which device computes, and how its own memory is divided.
 
 A GPU's memory holds the dense weights, the KV cache, compute buffers, a ring for experts that are copied for one use,
-a staging area where a batch finds all experts of a layer, and slots for the experts that are used most, which get what
-the others leave.
+and slots for the experts that are used most, which get what the others leave.
 """
 
 from __future__ import annotations
@@ -115,11 +114,6 @@ def check_vram(budget_bytes: int, needed_bytes: int) -> None:
             f"and buffers need more: the smallest that works is {named_mib}MiB; a shorter context needs less.",
             named_mib * _MIB,
         )
-
-
-def has_staging(staging_bytes: int, slots_bytes: int) -> bool:
-    """Whether batches get the area in which they are computed as llama.cpp does: if no less is left for slots."""
-    return staging_bytes <= slots_bytes
 
 
 def slot_bytes(budget_bytes: int, needed_bytes: int) -> int:

@@ -1,15 +1,23 @@
 """Several models, and several contexts of one model, in one process: each computes what stock llama.cpp computes."""
 
 import threading
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import llama_cpp
 import numpy as np
 import pytest
-from llama_cpp import _internals as internals
-from support import ArenaSize, Logits, ModelFactory, StockReference, arena_bytes, eval_logits, make_prompt
+from support import (
+    ArenaSize,
+    Context,
+    Logits,
+    ModelFactory,
+    StockReference,
+    arena_bytes,
+    contexts,
+    eval_logits,
+    make_prompt,
+)
 
 import hobbit_py
 from hobbit_py import _host, _promises
@@ -30,37 +38,6 @@ def load(path: object, expert_memory: int, **options: object) -> hobbit_py.Llama
         logits_all=True,
         **options,
     )
-
-
-class Context:
-    """A further context of a model, driven by hand."""
-
-    def __init__(self, llama: hobbit_py.Llama) -> None:
-        self._native = _host.new_context(llama._model, llama.context_params)
-        self._batch = internals.LlamaBatch(n_tokens=512, embd=0, n_seq_max=1, verbose=False)
-        self._n_vocab = llama.n_vocab()
-        self._n_past = 0
-
-    def eval(self, tokens: Sequence[int]) -> Logits:
-        self._batch.set_batch(batch=tokens, n_past=self._n_past, logits_all=True)
-        self._native.decode(self._batch)
-        self._n_past += len(tokens)
-        rows = np.ctypeslib.as_array(self._native.get_logits(), shape=(len(tokens), self._n_vocab))
-        return np.array(rows, dtype=np.float32)
-
-    def close(self) -> None:
-        self._batch.close()
-        self._native.close()
-
-
-@contextmanager
-def contexts(llama: hobbit_py.Llama, n: int) -> Iterator[list[Context]]:
-    made = [Context(llama) for _ in range(n)]
-    try:
-        yield made
-    finally:
-        for context in made:
-            context.close()
 
 
 def test_two_models(tiny_model: ModelFactory, stock_reference: StockReference) -> None:

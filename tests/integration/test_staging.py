@@ -5,8 +5,12 @@ so what is shown here is that the right experts are in the right places at the r
 """
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +22,49 @@ from gguf import GGUFReader
 from support import (
     N_CTX,
     ArenaSize,
+    Context,
     Logits,
     ModelFactory,
     StockReference,
     arena_bytes,
     assert_identical,
+    contexts,
     eval_logits,
     expert_bytes_by_layer,
+    expert_counts,
     make_prompt,
+    stock_llama,
     truncated,
 )
 from tiny_models import split_model
 
 import hobbit_py
-from hobbit_py import _memory_plan
 from hobbit_py._host import _core
 
 N_PARTS = 3
 DECODE = make_prompt(4, seed=1)
 
 
+@lru_cache
+def device_bytes(path: Path, n_layers: float) -> int:
+    """A value for `expert_vram`: slots for the experts of so many of the layers, alike or a mean one."""
+    with closing(hobbit_py.Llama(str(path), device="CPU", expert_vram=0, expert_memory=0, n_ctx=N_CTX)) as model:
+        assert model._engine is not None
+        return int(model._engine.all_device_bytes * n_layers / len(expert_bytes_by_layer(path)))
+
+
+def expert_bytes_of_slots(path: Path, vram: int) -> int:
+    """Of experts in as many slots as layers alike have, without padding."""
+    n_expert, _ = expert_counts(path)
+    return vram * n_expert * max(expert_bytes_by_layer(path).values())
+
+
 @contextmanager
 def staged_llama(
-    path: Path,
-    *,
-    vram: ArenaSize | None = ArenaSize.ONE_TOKEN,
-    memory: ArenaSize | None = ArenaSize.ALL,
-    **keywords: Any,
+    path: Path, *, vram: float = 1, memory: ArenaSize | None = ArenaSize.ALL, **keywords: Any
 ) -> Iterator[hobbit_py.Llama]:
     budgets = {
-        "expert_vram": 0 if vram is None else arena_bytes(path, vram),
+        "expert_vram": device_bytes(path, vram),
         "expert_memory": 0 if memory is None else arena_bytes(path, memory),
     }
     with closing(
@@ -72,12 +89,6 @@ def checked_logits(model: hobbit_py.Llama, prompt: Sequence[int], decode: Sequen
     return logits
 
 
-@pytest.fixture
-def staging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it takes: tiny models have so few layers that the area is a large part of the budgets of these tests."""
-    monkeypatch.setattr(_memory_plan, "has_staging", lambda _staging_bytes, _slots_bytes: True)
-
-
 @pytest.fixture(params=["default", "ring", "many chunks"])
 def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What decoding does with matrices of one use, and in how many pieces all are copied."""
@@ -94,8 +105,7 @@ def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_core, "TierOptions", tier_options)
 
 
-@pytest.mark.usefixtures("staging")
-@pytest.mark.parametrize("vram", [None, ArenaSize.ONE_TOKEN, ArenaSize.QUARTER])
+@pytest.mark.parametrize("vram", [1, 1.5])
 @pytest.mark.parametrize(("n_prompt", "host_compute"), [(2, False), (7, False), (9, True), (64, True), (64, False)])
 @pytest.mark.parametrize("arch", ["qwen3moe", "llama", "gpt-oss", "deepseek2-fused", "lfm2moe", "grovemoe"])
 def test_architectures(
@@ -104,7 +114,7 @@ def test_architectures(
     arch: str,
     n_prompt: int,
     host_compute: bool,
-    vram: ArenaSize | None,
+    vram: float,
 ) -> None:
     path = tiny_model(arch)
     prompt = make_prompt(n_prompt)
@@ -118,7 +128,6 @@ def test_architectures(
     assert stats.n_host_parts == 0
 
 
-@pytest.mark.usefixtures("staging")
 @pytest.mark.parametrize("n_tokens", [1, 2, 8])
 def test_a_few_tokens_have_the_hosts_help(tiny_model: ModelFactory, n_tokens: int) -> None:
     with staged_llama(tiny_model("qwen3moe")) as model:
@@ -126,9 +135,9 @@ def test_a_few_tokens_have_the_hosts_help(tiny_model: ModelFactory, n_tokens: in
         assert model.stats().n_staged_parts == 0
 
 
-@pytest.mark.usefixtures("staging", "options")
-@pytest.mark.parametrize("vram", [None, ArenaSize.QUARTER])
-def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockReference, vram: ArenaSize | None) -> None:
+@pytest.mark.usefixtures("options")
+@pytest.mark.parametrize("vram", [1, 2])
+def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockReference, vram: int) -> None:
     path = tiny_model("qwen3moe")
     prompt = make_prompt(64)
     with staged_llama(path, vram=vram) as model:
@@ -142,11 +151,8 @@ def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefe
             assert stats.n_ahead_parts > 0
 
 
-@pytest.mark.usefixtures("staging")
-@pytest.mark.parametrize("vram", [None, ArenaSize.ONE_TOKEN])
-def test_a_batch_that_selects_few_experts(
-    tiny_model: ModelFactory, stock_reference: StockReference, vram: ArenaSize | None
-) -> None:
+@pytest.mark.parametrize("vram", [1, 2])
+def test_a_batch_that_selects_few_experts(tiny_model: ModelFactory, stock_reference: StockReference, vram: int) -> None:
     """Each that is missing is copied once, and no other."""
     path = tiny_model("qwen3moe", n_expert=64)
     prompt = [5] * 12
@@ -159,19 +165,17 @@ def test_a_batch_that_selects_few_experts(
     assert stats.n_staged_parts == N_PARTS * stats.n_device_misses
 
 
-@pytest.mark.usefixtures("staging")
 @pytest.mark.parametrize("n_ubatch", [16, 48])
 def test_several_batches(tiny_model: ModelFactory, stock_reference: StockReference, n_ubatch: int) -> None:
     path = tiny_model("llama")
     prompt = make_prompt(100)
-    with staged_llama(path, vram=ArenaSize.QUARTER, n_ubatch=n_ubatch) as model:
+    with staged_llama(path, vram=1.5, n_ubatch=n_ubatch) as model:
         for _ in range(2):
             logits = checked_logits(model, prompt, DECODE)
         assert model.stats().n_staged_parts > 0
     assert_identical(logits, stock_reference(path, prompt, DECODE, n_ubatch=n_ubatch))
 
 
-@pytest.mark.usefixtures("staging")
 def test_the_last_layer_of_a_prompt_computes_one_token(tiny_model: ModelFactory) -> None:
     """Where nobody asks for the logits of the others. What was begun for it in the area is of no use."""
     path = tiny_model("qwen3moe")
@@ -197,7 +201,6 @@ def test_the_last_layer_of_a_prompt_computes_one_token(tiny_model: ModelFactory)
         assert_identical(np.array(found), np.array(last_logits(model)))
 
 
-@pytest.mark.usefixtures("staging")
 @pytest.mark.parametrize("memory", [None, ArenaSize.ONE_TOKEN, ArenaSize.QUARTER])
 def test_experts_from_the_drive(
     tiny_model: ModelFactory, stock_reference: StockReference, memory: ArenaSize | None
@@ -211,7 +214,6 @@ def test_experts_from_the_drive(
     assert_identical(logits, stock_reference(path, prompt, DECODE))
 
 
-@pytest.mark.usefixtures("staging")
 @pytest.mark.parametrize("memory", [None, ArenaSize.QUARTER])
 def test_a_prompt_that_fails_half_way(
     tiny_model: ModelFactory, stock_reference: StockReference, tmp_path: Path, memory: ArenaSize | None
@@ -222,7 +224,7 @@ def test_a_prompt_that_fails_half_way(
     last_experts = min(int(t.data_offset) for t in GGUFReader(parts[2]).tensors if "_exps" in t.name)
     prompt = make_prompt(64)
     budgets = {
-        "expert_vram": arena_bytes(whole, ArenaSize.ONE_TOKEN),
+        "expert_vram": device_bytes(whole, 1),
         "expert_memory": 0 if memory is None else arena_bytes(whole, memory),
     }
     with staged_llama(parts[0], **budgets, prefetch=False) as model:
@@ -235,20 +237,29 @@ def test_a_prompt_that_fails_half_way(
     assert_identical(logits, stock_reference(whole, prompt, DECODE))
 
 
-@pytest.mark.usefixtures("staging")
-def test_layers_of_several_sizes(tiny_model: ModelFactory, stock_reference: StockReference) -> None:
-    """Places are elsewhere in each, and padding in one lies where weights of the other were."""
-    types = ("Q4_K", "Q8_0", "Q4_K", "Q8_0")
-    path = tiny_model("qwen3moe", n_layer=4, experts_quant=types, down_quant=("Q8_0", "F16", "F16", "Q4_0"))
+@pytest.mark.parametrize(("down_quant", "n_staged_layers"), [("Q4_0", 6), ("F16", 5)])
+def test_layers_of_several_sizes(
+    tiny_model: ModelFactory, stock_reference: StockReference, down_quant: str, n_staged_layers: int
+) -> None:
+    """Each size lends its own slots. One that has but half a layer's goes the way of tokens."""
+    path = tiny_model(
+        "qwen3moe",
+        n_layer=6,
+        experts_quant=("Q4_K", "Q8_0") * 3,
+        down_quant=("Q8_0", "Q4_0", "Q8_0", "Q4_0", "Q8_0", down_quant),
+    )
     prompt = make_prompt(64)
-    with staged_llama(path, vram=ArenaSize.QUARTER) as model:
+    with staged_llama(path, vram=3.2) as model:
         for _ in range(2):
             logits = checked_logits(model, prompt, DECODE)
-        assert model.stats().n_staged_parts > 0
+        before = model.stats()
+        eval_logits(model, prompt)
+        stats = model.stats().since(before)
     assert_identical(logits, stock_reference(path, prompt, DECODE))
+    assert stats.n_staged_parts > 0
+    assert (stats.n_staged_parts < stats.n_device_parts) == (n_staged_layers < 6)
 
 
-@pytest.mark.usefixtures("staging")
 def test_mixed_precision_does_without(tiny_model: ModelFactory) -> None:
     path = tiny_model("qwen3moe")
     lo = tiny_model("qwen3moe", experts_quant="Q4_0")
@@ -258,14 +269,14 @@ def test_mixed_precision_does_without(tiny_model: ModelFactory) -> None:
         assert model.stats().n_staged_parts == 0
 
 
-@pytest.mark.parametrize(("n_layer", "is_staged"), [(3, False), (16, True)])
-def test_the_area_is_at_most_as_large_as_the_slots(
-    tiny_model: ModelFactory, stock_reference: StockReference, n_layer: int, is_staged: bool
+@pytest.mark.parametrize(("n_slots_less", "is_staged"), [(0, True), (1, False)])
+def test_as_many_slots_as_a_layer_has_experts_are_enough(
+    tiny_model: ModelFactory, stock_reference: StockReference, n_slots_less: int, is_staged: bool
 ) -> None:
-    """A quarter of the experts is less than a layer's, or more."""
-    path = tiny_model("llama", n_layer=n_layer)
+    path = tiny_model("llama")
+    n_expert, _ = expert_counts(path)
     prompt = make_prompt(32)
-    with staged_llama(path, vram=ArenaSize.QUARTER) as model:
+    with staged_llama(path, vram=1 - n_slots_less / n_expert) as model:
         logits = checked_logits(model, prompt, DECODE)
         stats = model.stats()
     assert_identical(logits, stock_reference(path, prompt, DECODE))
@@ -276,7 +287,82 @@ def test_the_area_is_at_most_as_large_as_the_slots(
 def test_what_fits_whole_is_not_staged(tiny_model: ModelFactory, stock_reference: StockReference) -> None:
     path = tiny_model("llama")
     prompt = make_prompt(32)
-    with staged_llama(path, vram=ArenaSize.ALL) as model:
+    with staged_llama(path, vram=len(expert_bytes_by_layer(path))) as model:
         logits = checked_logits(model, prompt, DECODE)
         assert model.stats().n_device_parts == 0
     assert_identical(logits, stock_reference(path, prompt, DECODE))
+
+
+@pytest.mark.usefixtures("options")
+@pytest.mark.parametrize("memory", [ArenaSize.QUARTER, ArenaSize.ALL])
+@pytest.mark.parametrize("vram", [1, 1.5, 2])
+def test_prompts_and_tokens_in_turn(tiny_model: ModelFactory, vram: float, memory: ArenaSize) -> None:
+    """In one sequence: slots are lent, taken back and lent again."""
+    path = tiny_model("qwen3moe")
+
+    def logits(model: llama_cpp.Llama) -> Logits:
+        model.reset()
+        for seed in range(3):
+            model.eval(make_prompt(24, seed=seed))
+            for token in make_prompt(9, seed=seed + 10):
+                model.eval([token])
+        return np.array(model.scores[: model.n_tokens], dtype=np.float32)
+
+    with staged_llama(path, vram=vram, memory=memory) as model:
+        found = logits(model)
+        assert model.stats().n_staged_parts > 0
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+    with stock_llama(path) as model:
+        assert_identical(found, logits(model))
+
+
+def test_what_was_resident_comes_back(tiny_model: ModelFactory) -> None:
+    """Also what the tokens behind the prompt do not use: they are one and the same."""
+    path = tiny_model("qwen3moe")
+
+    def resident_bytes() -> int:
+        return model.stats().resident_bytes_device
+
+    def decode_until(n_bytes: int, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if resident_bytes() >= n_bytes:
+                break
+            model.eval([token])
+            time.sleep(0.01)  # the copies are not waited for
+        assert resident_bytes() == n_bytes
+
+    with staged_llama(path, vram=2) as model:
+        prompt = make_prompt(32)
+        model.eval(prompt)
+        all_bytes = expert_bytes_of_slots(path, vram=2)
+        decode_until(all_bytes, make_prompt(400))  # of all kinds, which miss nearly every expert
+        model.eval(prompt)
+        assert resident_bytes() < all_bytes
+        before = model.stats()
+        decode_until(all_bytes, [5] * 400)
+        stats = model.stats().since(before)
+        n_lent, _ = expert_counts(path)
+        assert stats.n_promoted >= n_lent
+        assert stats.n_staged_parts == 0
+
+
+@pytest.mark.parametrize("vram", [1, 2])
+def test_several_contexts(tiny_model: ModelFactory, stock_reference: StockReference, vram: int) -> None:
+    """One's prompts borrow slots that others use to decode."""
+    path = tiny_model("qwen3moe")
+    prompts = [make_prompt(48, seed=seed) for seed in range(3)]
+    start = threading.Barrier(len(prompts))
+
+    def run(context: Context, prompt: list[int]) -> Logits:
+        start.wait()
+        return np.concatenate([context.eval(prompt), *(context.eval([token]) for token in DECODE * 4)])
+
+    with staged_llama(path, vram=vram) as llama, contexts(llama, len(prompts)) as all_contexts:
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            found = list(pool.map(run, all_contexts, prompts))
+        assert llama.stats().n_staged_parts > 0
+        assert llama._engine is not None
+        llama._engine.check_tier_invariants()
+    for logits, prompt in zip(found, prompts, strict=True):
+        assert_identical(logits, stock_reference(path, prompt, DECODE * 4))

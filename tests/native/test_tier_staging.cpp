@@ -1,5 +1,5 @@
 // The staging area: what was asked for lies where it belongs and nothing else is copied, and nothing is written while
-// it may still be read.
+// it may still be read. test_tier_lending.cpp is about the slots that it borrows.
 #include "tier/staging.h"
 #include "tier_bench.h"
 
@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -22,7 +21,9 @@ TinyModel two_layers() { return TinyModel({{8, {3'000, 3'000, 2'500}}, {8, {3'00
 
 uint64_t place_of(const TierBench & bench, ExpertKey key, uint32_t part_idx) {
     const CopyLayout & layout = bench.layouts.of(key);
-    return key.expert_idx * bench.layouts.classes[layout.class_idx].slot_bytes + layout.parts[part_idx].data_offset;
+    const uint32_t     first  = bench.shape.first_staged_slot(layout.class_idx);
+    return (first + key.expert_idx) * bench.layouts.classes[layout.class_idx].slot_bytes +
+           layout.parts[part_idx].data_offset;
 }
 
 int32_t stage(TierBench & bench, TierStep & step, ExpertKey key, uint32_t part_idx, bool wait = true) {
@@ -31,14 +32,14 @@ int32_t stage(TierBench & bench, TierStep & step, ExpertKey key, uint32_t part_i
 
 bool is_staged(const TierBench & bench, ExpertKey key, uint32_t part_idx) {
     return bench.model.is_right(key, part_idx,
-                                bench.device.data(bench.shape.staging_area(), place_of(bench, key, part_idx)));
+                                bench.device.data(bench.layouts.of(key).class_idx, place_of(bench, key, part_idx)));
 }
 
 TEST_CASE("experts are staged in their own order, each once and no other") {
     for (const OneUse one_use : {OneUse::ring, OneUse::spare_slots}) {
-        TierBench bench(two_layers(), 2, 0.0, false, one_use);
+        TierBench bench(two_layers(), 9, 0.0, false, one_use);
         Staging   staging(bench.tier);
-        staging.begin_layer(0);
+        staging.borrow(1);
         std::vector<uint64_t> wanted;
         {
             const auto           step = bench.tier.begin(bench.model.keys(1, {1, 4, 7}));
@@ -62,7 +63,7 @@ TEST_CASE("experts are staged in their own order, each once and no other") {
         std::vector<uint64_t> begun;
         uint64_t              n_bytes = 0;
         for (const FakeDevice::Begun & copy : bench.device.begun()) {
-            CHECK(copy.area_idx == bench.shape.staging_area());
+            CHECK(copy.area_idx == 0);
             n_bytes += copy.n_bytes;
             begun.push_back(copy.offset);
         }
@@ -75,9 +76,9 @@ TEST_CASE("experts are staged in their own order, each once and no other") {
 }
 
 TEST_CASE("a place is not written until what reads it was computed") {
-    TierBench bench(two_layers(), 2);
+    TierBench bench(two_layers(), 9);
     Staging   staging(bench.tier);
-    staging.begin_layer(0);
+    staging.borrow(0);
     const auto step = bench.tier.begin(bench.model.keys(0, {1, 2}));
     for (uint32_t part = 0; part < 3; part++) {
         step->wait_copy(stage(bench, *step, {0, 1}, part));
@@ -88,7 +89,7 @@ TEST_CASE("a place is not written until what reads it was computed") {
     CHECK(stage(bench, *ahead, {1, 1}, 0, false) == -1);
     CHECK(stage(bench, *ahead, {1, 2}, 0, false) == -1);
     CHECK(stage(bench, *ahead, {1, 3}, 0, false) >= 0); // nobody reads it
-    step->release_staged(0);
+    step->release_staged(0, 0);
     CHECK(stage(bench, *ahead, {1, 2}, 0, false) >= 0);
     const int32_t buffer_idx = stage(bench, *ahead, {1, 1}, 0, false);
     REQUIRE(buffer_idx >= 0);
@@ -104,9 +105,9 @@ TEST_CASE("a place is not written until what reads it was computed") {
 }
 
 TEST_CASE("what was given up is not written over what comes after it") {
-    TierBench bench(two_layers(), 2, 0.2); // 200 us a chunk
+    TierBench bench(two_layers(), 8, 0.2); // 200 us a chunk
     Staging   staging(bench.tier);
-    staging.begin_layer(0);
+    staging.borrow(0);
     const auto ahead = bench.tier.begin({});
     for (uint16_t e = 0; e < 8; e++) {
         REQUIRE(stage(bench, *ahead, {0, e}, 0) >= 0);
@@ -129,7 +130,7 @@ TEST_CASE("what was given up is not written over what comes after it") {
 }
 
 TEST_CASE("one pass has the area at a time") {
-    TierBench                bench(two_layers(), 0, 0.01);
+    TierBench                bench(two_layers(), 8, 0.01);
     std::atomic<int>         n_inside{0}, n_wrong{0};
     std::vector<std::thread> threads;
     for (uint16_t layer_idx = 0; layer_idx < 2; layer_idx++) {
@@ -137,7 +138,7 @@ TEST_CASE("one pass has the area at a time") {
             for (int pass = 0; pass < 20; pass++) {
                 Staging staging(bench.tier);
                 n_wrong += n_inside++ > 0 ? 1 : 0;
-                staging.begin_layer(0);
+                staging.borrow(layer_idx);
                 const ExpertKey key{layer_idx, 5};
                 const auto      step = bench.tier.begin(bench.model.keys(layer_idx, {5}));
                 for (uint32_t part = 0; part < 3; part++) {
@@ -154,47 +155,70 @@ TEST_CASE("one pass has the area at a time") {
     CHECK(n_wrong == 0);
 }
 
-TEST_CASE("layers of another class are told apart, once nothing is written any more") {
-    TierBench bench(TinyModel({{8, {3'000, 3'000, 2'500}}, {8, {5'000, 2'000, 1'500}}}), 2, 0.2);
-    REQUIRE(bench.layouts.of({0, 0}).class_idx != bench.layouts.of({1, 0}).class_idx);
-    const uint32_t classes[2] = {bench.layouts.of({0, 0}).class_idx, bench.layouts.of({1, 0}).class_idx};
-    CHECK(bench.layouts.of({0, 0}).parts[0].padding == 100);
-    {
-        Staging staging(bench.tier);
-        CHECK_FALSE(staging.begin_layer(classes[0])); // the area is empty
-        CHECK_FALSE(staging.begin_layer(classes[0]));
-        const auto ahead = bench.tier.begin({});
-        REQUIRE(stage(bench, *ahead, {0, 3}, 0) >= 0);
-        while (bench.device.begun().empty()) {
-            std::this_thread::yield();
-        }
-        ahead->abandon(nullptr);
+TEST_CASE("layers of another class have places of their own, in its slots") {
+    const std::vector<uint64_t> parts[2] = {{3'000, 3'000, 2'500}, {5'000, 2'000, 1'500}};
+    TierBench                   bench(TinyModel({{8, parts[0]}, {8, parts[0]}, {8, parts[1]}, {8, parts[1]}}), 20);
+    REQUIRE(bench.layouts.of({0, 0}).class_idx != bench.layouts.of({2, 0}).class_idx);
+    Staging staging(bench.tier);
+    staging.borrow(0);
+    staging.borrow(2);
+    const auto step = bench.tier.begin(bench.model.keys(0, {3}));
+    const auto next = bench.tier.begin(bench.model.keys(2, {3}));
+    for (uint32_t part = 0; part < 3; part++) {
+        step->wait_copy(stage(bench, *step, {0, 3}, part));
+        next->wait_copy(stage(bench, *next, {2, 3}, part, false)); // nothing is in its way
     }
-    Staging staging(bench.tier); // of the next pass
-    CHECK(staging.begin_layer(classes[1]));
-    const std::byte * place = bench.device.data(bench.shape.staging_area(), place_of(bench, {0, 3}, 0));
-    CHECK(std::memcmp(place, bench.source({0, 3}, 0), 1'000) == 0); // the chunk that was under way
-    CHECK_FALSE(staging.begin_layer(classes[1]));
+    for (uint32_t part = 0; part < 3; part++) {
+        CHECK(is_staged(bench, {0, 3}, part));
+        CHECK(is_staged(bench, {2, 3}, part));
+    }
+    step->release_staged(0, 1);
+    CHECK(step->n_held() == 2);
+    CHECK(next->n_held() == 3);
 }
 
-TEST_CASE("the area has room for the largest layer, if it is wanted and the device allows it") {
-    const TinyModel   model({{8, {3'000, 3'000, 2'500}}, {6, {5'000, 5'000, 4'500}}});
+TEST_CASE("a class lends slots if it has as many as its largest layer has experts") {
+    const TinyModel   model({{8, {3'000, 3'000, 2'500}},
+                             {6, {3'000, 3'000, 2'500}},
+                             {6, {5'000, 5'000, 4'500}},
+                             {6, {5'000, 5'000, 4'500}}});
     const CopyLayouts layouts = device_layouts(model, false);
-    TierOptions       options = small_options(0, OneUse::ring);
-    const auto        shaped  = [&](uint64_t max_area_bytes) {
-        return shape_tier(layouts, largest_part_bytes(layouts), max_area_bytes, options);
+    REQUIRE(layouts.classes.size() == 2);
+    const uint64_t all_bytes = 14 * layouts.classes[0].slot_bytes + 12 * layouts.classes[1].slot_bytes;
+    const auto     shaped    = [&](uint64_t expert_bytes, bool has_staging = true) {
+        TierOptions options = small_options(expert_bytes, OneUse::ring);
+        options.has_staging = has_staging;
+        return shape_tier(layouts, largest_part_bytes(layouts), UINT64_MAX, options);
     };
-    const uint64_t  largest = 6 * layouts.classes[layouts.of({1, 0}).class_idx].slot_bytes;
-    const TierShape shape   = shaped(UINT64_MAX);
-    CHECK(shape.n_staged == 8);
-    CHECK(shape.area_bytes[shape.staging_area()] == largest);
-    CHECK(shape.staged_idx({0, 7}, 2) == static_cast<int32_t>(shape.n_buffers_in_all()) - 1);
-    CHECK(shaped(largest).n_staged == 8);
-    CHECK(shaped(largest - 1).n_staged == 0);
-    CHECK(shaped(largest - 1).area_bytes[shape.staging_area()] == 0);
-    options.has_staging = false;
-    CHECK(shaped(UINT64_MAX).n_staged == 0);
-    CHECK(shaped(UINT64_MAX).n_buffers_in_all() == shape.n_one_use());
+    bool was_lent[2] = {}, was_not[2] = {};
+    for (uint64_t n_bytes = 0; n_bytes < all_bytes; n_bytes += 5'000) {
+        const TierShape shape = shaped(n_bytes);
+        for (uint32_t c = 0; c < 2; c++) {
+            const uint32_t n_expert = c == 0 ? 8 : 6;
+            CHECK(shape.n_staged[c] == (shape.n_slots[c] >= n_expert ? n_expert : 0));
+            CHECK(shape.first_staged_slot(c) + shape.n_staged[c] == shape.n_slots[c]);
+            (shape.n_staged[c] > 0 ? was_lent : was_not)[c] = true;
+        }
+        uint64_t used_bytes = 0; // none beside the slots and the ring
+        for (const uint64_t n : shape.area_bytes) {
+            used_bytes += n;
+        }
+        CHECK(used_bytes <= n_bytes + shape.n_buffers * shape.buffer_bytes);
+        CHECK(shape.n_buffers_in_all() == shape.n_one_use() + (shape.n_staged[0] + shape.n_staged[1]) * max_parts);
+        CHECK(shaped(n_bytes, false).n_staged == std::vector<uint32_t>{0, 0});
+    }
+    CHECK((was_lent[0] && was_not[0] && was_lent[1] && was_not[1]));
+    CHECK(shaped(all_bytes).n_staged == std::vector<uint32_t>{0, 0}); // what fits whole is not staged
+}
+
+TEST_CASE("with lo copies nothing is staged") {
+    const TinyModel   model({{8, {3'000, 3'000, 2'500}}, {8, {3'000, 3'000, 2'500}}}, true);
+    const CopyLayouts layouts = device_layouts(model, true);
+    TierOptions       options = small_options(9 * layouts.classes[0].slot_bytes, OneUse::ring);
+    options.lo_share          = 0;
+    const TierShape shape     = shape_tier(layouts, largest_part_bytes(layouts), UINT64_MAX, options);
+    CHECK(shape.n_slots[0] == 9);
+    CHECK(shape.n_staged == std::vector<uint32_t>(layouts.classes.size(), 0));
 }
 
 } // namespace

@@ -40,7 +40,6 @@ inline TierOptions small_options(uint64_t expert_bytes, OneUse one_use) {
     options.ring_bytes       = 0; // the least number of buffers
     options.small_part_bytes = one_use == OneUse::ring ? 0 : 1 << 20;
     options.chunk_bytes      = 1'000;
-    options.has_staging      = true;
     return options;
 }
 

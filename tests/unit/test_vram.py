@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from hobbit_py.errors import MemoryBudgetError, UsageError
-from hobbit_py.vram import DeviceChoice, auto_vram, check_vram, choose_device, has_staging, parse_vram, slot_bytes
+from hobbit_py.vram import DeviceChoice, auto_vram, check_vram, choose_device, parse_vram, slot_bytes
 
 GIB = 1 << 30
 
@@ -93,8 +93,3 @@ def test_a_budget_below_the_floor_names_one_that_works() -> None:
     check_vram(raised.value.floor_bytes, 2 * GIB)
     assert slot_bytes(raised.value.floor_bytes, 2 * GIB) >= 0
     assert slot_bytes(8 * GIB, 2 * GIB) > 5 * GIB
-
-
-@pytest.mark.parametrize(("staging_mib", "slots_mib", "expected"), [(10, 10, True), (10, 9, False), (10, -1, False)])
-def test_staging_takes_at_most_half(staging_mib: int, slots_mib: int, expected: bool) -> None:
-    assert has_staging(staging_mib << 20, slots_mib << 20) is expected
