@@ -45,7 +45,7 @@ def command(texts: tuple[Path, ...], max_tokens: int, out: Path | None, **model_
     from ..evaluate import read_text, windows_of
     from ..pack.imatrix_file import write_imatrix
     from ..pack.paths import default_imatrix
-    from ..tune.importance import record_importance
+    from ..tune.importance import products_of, record_importance
 
     options = common.ModelOptions.of(model_options)
     if options.lo is not None:
@@ -61,16 +61,16 @@ def command(texts: tuple[Path, ...], max_tokens: int, out: Path | None, **model_
         windows = [windows_of(llama, data, options.ctx, max_tokens=max_tokens) for data in datas]
         with progress_bar(f"measuring {model_path.name}") as progress:
             importance = record_importance(llama, windows, progress)
-    finally:
-        llama.close()
-    try:
         write_imatrix(
             out,
             importance,
+            products_of(llama),
             dataset=", ".join(path.name for path in text_paths),
             n_chunks=sum(len(w.inputs) for w in windows),
             chunk_tokens=options.ctx,
         )
     except OSError as error:
         raise UsageError(f"{str(out)!r} cannot be written: {error.strerror}; give another place with -o.") from error
+    finally:
+        llama.close()
     click.echo(os.fspath(out))
