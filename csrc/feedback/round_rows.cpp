@@ -90,9 +90,9 @@ class RowBlock {
     }
 
     float minimum_of(size_t group) const {
-        return minimums_ == nullptr ? 0.0F
-                                    : super_mins_[group * format_.group / format_.super_block] *
-                                          static_cast<float>(minimums_[group]);
+        return minimums_ == nullptr
+                   ? 0.0F
+                   : super_mins_[group * format_.group / format_.super_block] * static_cast<float>(minimums_[group]);
     }
 
     const float * moments_of(size_t column) const { return moments_ + column * width_; }
@@ -136,8 +136,7 @@ class RowBlock {
             const float  super = supers_[first / format_.super_block];
             if (super != 0.0F && format_.min_step < format_.max_step) {
                 for (size_t i = 0; i < format_.group; ++i) {
-                    effects_[i] =
-                        super * static_cast<float>(static_cast<int32_t>(levels_[first + i]) - format_.zero);
+                    effects_[i] = super * static_cast<float>(static_cast<int32_t>(levels_[first + i]) - format_.zero);
                 }
                 const int32_t step = steps_[group];
                 const int32_t best = best_factor(first, step, format_.min_step, format_.max_step);

@@ -26,7 +26,7 @@ class ImportanceRecorder {
     // REQUIRES: the node's input was computed and its memory is not reused yet. `ids` is [n_tokens][n_used].
     void add(const LayerView & view, const ExpertNode & node, const std::vector<int32_t> & ids);
 
-    const Sums & of(uint16_t layer_idx, uint32_t part_idx) const { return layers_.at(layer_idx).at(part_idx); }
+    const Sums &         of(uint16_t layer_idx, uint32_t part_idx) const { return layers_.at(layer_idx).at(part_idx); }
     const InputMoments & moments() const { return moments_; }
 
   private:

@@ -142,6 +142,17 @@ def test_feedback_loses_less_in_the_products(tiny_model: ModelFactory, tmp_path:
         assert after < 0.999 * before
 
 
+def test_within_a_memory_budget(tiny_model: ModelFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, text = tmp_path / "model.gguf", tmp_path / "text.txt"
+    model.symlink_to(tiny_model("qwen3moe"))
+    text.write_text(TEXT)
+    assert cli.main(["imatrix", str(model), "--text", str(text), "--memory", "1GiB"]) == 0
+    with Imatrix(tmp_path / "model.imatrix.gguf") as imatrix:
+        assert imatrix.has_moments("blk.0.ffn_down_exps.weight")
+    assert cli.main(["imatrix", str(model), "--text", str(text), "--memory", "1MiB"]) != 0
+    assert "1.00 MiB" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_written_to(
     tiny_model: ModelFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
