@@ -232,7 +232,7 @@ def _ggml() -> ctypes.CDLL:
 
 
 def stock_importance(path: Path, prompt: Sequence[int]) -> dict[str, tuple[Logits, Logits]]:
-    """Sums of squares [n_expert, n_in] of what every expert tensor is multiplied with, and the rows [n_expert].
+    """Sums of products [n_expert, n_in, n_in] of what every expert tensor is multiplied with, and the rows [n_expert].
 
     From the stock model's graph over one prompt, as `llama-imatrix` collects them.
     """
@@ -249,8 +249,8 @@ def stock_importance(path: Path, prompt: Sequence[int]) -> dict[str, tuple[Logit
 
     def add(name: str, weight: _TensorHead, inputs: int, ids: int) -> None:
         n_in, n_expert = weight.ne[0], weight.ne[2]
-        squares, n_rows = sums.setdefault(
-            name, (np.zeros((n_expert, n_in), np.float32), np.zeros(n_expert, np.float32))
+        products, n_rows = sums.setdefault(
+            name, (np.zeros((n_expert, n_in, n_in), np.float32), np.zeros(n_expert, np.float32))
         )
         x, chosen = _TensorHead.from_address(inputs), _TensorHead.from_address(ids)
         x_data, id_data = libggml.ggml_get_data(inputs), libggml.ggml_get_data(ids)
@@ -260,7 +260,7 @@ def stock_importance(path: Path, prompt: Sequence[int]) -> dict[str, tuple[Logit
                 row = (ctypes.c_float * n_in).from_address(
                     x_data + token * x.nb[2] + (i * x.nb[1] if x.ne[1] > 1 else 0)
                 )
-                squares[expert_idx] += np.square(np.ctypeslib.as_array(row))
+                products[expert_idx] += np.outer(row, row)
                 n_rows[expert_idx] += 1
 
     callback = bindings.ggml_backend_sched_eval_callback(on_tensor)

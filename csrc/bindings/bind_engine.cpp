@@ -31,6 +31,23 @@ py::tuple importance_of(const ExpertMatrix & matrix, uint32_t n_expert, const Im
                           py::array_t<double>(static_cast<py::ssize_t>(n_expert), sums.n_rows.data()));
 }
 
+// As importance_of: what is recorded of all the model's matrices at once may take a gigabyte.
+py::object moments_of(const Engine & engine, const std::string & tensor_name) {
+    for (const ExpertLayer & layer : engine.store().layers()) {
+        for (uint32_t i = 0; engine.importance() != nullptr && i < layer.matrices.size(); ++i) {
+            const InputMoments::Sums & sums = engine.importance()->moments().of(layer.layer_idx, i);
+            if (layer.matrices[i].tensor_name != tensor_name || sums.sums.empty()) {
+                continue;
+            }
+            const auto n_groups = static_cast<py::ssize_t>(sums.n_groups);
+            const auto n        = static_cast<py::ssize_t>(sums.sums.size()) / n_groups;
+            return py::make_tuple(py::array_t<float>({n_groups, n}, sums.sums.data()),
+                                  py::array_t<double>(n_groups, sums.n_rows.data()));
+        }
+    }
+    return py::none();
+}
+
 py::list importance(const Engine & engine) {
     if (engine.importance() == nullptr) {
         throw std::logic_error("record_importance() was not called");
@@ -153,10 +170,14 @@ void bind_engine(py::module_ & m) {
         .def("check_tier_invariants", [](Engine & e) { tier_of(e).check_invariants(); })
         .def("set_precision_policy", &Engine::set_precision_policy, py::arg("policy").none(false),
              py::arg("skip_renorm"))
-        .def("record_importance", &Engine::record_importance)
+        .def("record_importance", &Engine::record_importance, py::arg("max_moments_bytes"))
         .def("importance", &importance,
              "Since record_importance(), of every expert tensor: its name, sums of the squared inputs [n_expert, n_in] "
              "and numbers of rows [n_expert].")
+        .def("moments", &moments_of, py::arg("tensor_name"),
+             "Since record_importance(), of the inputs of an expert tensor: sums of their products, lower triangles of "
+             "blocks of 256 columns [n_expert or 1, n], and numbers of rows; None where they are those of another "
+             "tensor of the layer, or would have taken more than max_moments_bytes.")
         .def(
             "start_timeline", [](Engine & e, size_t max_spans) { e.timeline().start(max_spans); }, py::arg("max_spans"))
         .def(

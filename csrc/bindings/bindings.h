@@ -8,6 +8,7 @@ namespace hobbit {
 void bind_abort(pybind11::module_ & m);
 void bind_errors(pybind11::module_ & m);
 void bind_engine(pybind11::module_ & m);
+void bind_feedback(pybind11::module_ & m);
 void bind_precision(pybind11::module_ & m);
 void bind_memory(pybind11::module_ & m);
 void bind_loader(pybind11::module_ & m);

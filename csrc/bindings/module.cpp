@@ -15,6 +15,7 @@ PYBIND11_MODULE(_core, m) {
     hobbit::bind_predict(m);
     hobbit::bind_trace(m);
     hobbit::bind_engine(m);
+    hobbit::bind_feedback(m);
     hobbit::bind_replay(m);
     hobbit::bind_memory(m);
     hobbit::bind_vocabulary(m);

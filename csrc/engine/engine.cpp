@@ -288,9 +288,9 @@ void Engine::set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy,
     experts_.skip_renorm      = skip_renorm;
 }
 
-void Engine::record_importance() {
+void Engine::record_importance(size_t max_moments_bytes) {
     experts_.importance.reset(); // before the new one: it takes as much memory again
-    experts_.importance = std::make_unique<ImportanceRecorder>(experts_.layers);
+    experts_.importance = std::make_unique<ImportanceRecorder>(experts_.layers, max_moments_bytes);
 }
 
 void Engine::set_prefetch(const PrefetchOptions & options) {

@@ -92,7 +92,7 @@ class Engine {
 
     // Sums up the inputs of every expert from the next graph on; again to start from zero. REQUIRES: no graph is being
     // computed. Throws std::bad_alloc.
-    void                       record_importance();
+    void                       record_importance(size_t max_moments_bytes);
     const ImportanceRecorder * importance() const { return experts_.importance.get(); }
 
     Timeline & timeline() { return timeline_; }

@@ -4,7 +4,8 @@
 
 namespace hobbit {
 
-ImportanceRecorder::ImportanceRecorder(const std::vector<LayerShapes> & layers) {
+ImportanceRecorder::ImportanceRecorder(const std::vector<LayerShapes> & layers, size_t max_moments_bytes)
+    : moments_(layers, max_moments_bytes) {
     for (const LayerShapes & layer : layers) {
         std::vector<Sums> & parts = layers_.emplace_back();
         for (const PartShape & part : layer.parts[static_cast<int>(Precision::hi)]) {
@@ -15,6 +16,7 @@ ImportanceRecorder::ImportanceRecorder(const std::vector<LayerShapes> & layers) 
 }
 
 void ImportanceRecorder::add(const LayerView & view, const ExpertNode & node, const std::vector<int32_t> & ids) {
+    moments_.add(view, node, ids);
     const ggml_tensor * input     = node.node->src[1]; // F32 [n_in, n_used or 1, n_tokens]
     const auto          n_in      = static_cast<size_t>(input->ne[0]);
     const size_t        n_used    = view.n_used();

@@ -114,7 +114,7 @@ class ImatrixSave(Case):
     def write(self, state: int) -> None:
         squares = np.full((4, 64), float(state), np.float32)
         tensors = [TensorImportance(f"blk.{i}.ffn_up_exps.weight", squares, np.full(4, 7.0)) for i in range(3)]
-        write_imatrix(self.path(), tensors, dataset="text", n_chunks=1, chunk_tokens=64)
+        write_imatrix(self.path(), tensors, lambda _name: None, dataset="text", n_chunks=1, chunk_tokens=64)
 
     def path(self) -> Path:
         return self.folder / "imatrix.gguf"

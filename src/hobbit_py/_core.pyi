@@ -283,6 +283,30 @@ class EngineOptions:
     direct_io: bool
     def __init__(self) -> None: ...
 
+class RoundingFormat:
+    """How a type stores weights; see csrc/feedback/round_rows.h."""
+
+    group: int
+    super_block: int
+    zero: int
+    max_level: int
+    min_step: int
+    max_step: int
+    max_minimum: int
+    def __init__(self) -> None: ...
+
+def round_rows(
+    format: RoundingFormat,
+    weights: npt.NDArray[np.float32],
+    supers: npt.NDArray[np.float32],
+    super_mins: npt.NDArray[np.float32] | None,
+    levels: npt.NDArray[np.uint8],
+    steps: npt.NDArray[np.int8],
+    minimums: npt.NDArray[np.uint8] | None,
+    moments: npt.NDArray[np.float32],
+    n_rounds: int,
+) -> None: ...
+
 class PrefetchOptions:
     """What is read ahead; see hobbit_py.policies.Prefetch."""
 
@@ -368,7 +392,8 @@ class Engine:
     def tier_stats(self) -> TierStats: ...
     def check_tier_invariants(self) -> None: ...
     def set_precision_policy(self, policy: PrecisionPolicy, skip_renorm: bool) -> None: ...
-    def record_importance(self) -> None: ...
+    def record_importance(self, max_moments_bytes: int) -> None: ...
+    def moments(self, tensor_name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]] | None: ...
     def importance(self) -> list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float64]]]: ...
     def start_timeline(self, max_spans: int) -> None: ...
     def take_timeline(self) -> npt.NDArray[np.uint64]: ...

@@ -96,7 +96,7 @@ def test_stopped_by_the_caller_and_continued(
     assert count_chunks() - n_chunks == n_chunks
 
 
-@pytest.mark.parametrize("change", ["types", "model", "imatrix"])
+@pytest.mark.parametrize("change", ["types", "model", "imatrix", "feedback"])
 def test_an_unfinished_file_of_something_else_is_discarded(
     tmp_path: Path, tiny_model: ModelFactory, change: str
 ) -> None:
@@ -116,6 +116,7 @@ def test_an_unfinished_file_of_something_else_is_discarded(
         "types": {"lo": "Q4_0,up=IQ4_NL"},  # the same size
         "model": {"model_path": tiny_model(LLAMA, seed=1)},
         "imatrix": {"imatrix": tmp_path / "second.gguf"},
+        "feedback": {"feedback": False},
     }[change]
     packed = pack(out=out, **arguments)
     assert packed.read_bytes() == pack(out=tmp_path / "fresh.gguf", **arguments).read_bytes()

@@ -20,13 +20,14 @@ MAY_INCLUDE = {
     "loader": {"io", "cache", "policy"},
     "predict": {"loader", "cache", "policy"},
     "tier": {"cache", "policy"},
+    "feedback": set(),
     "moe": {"predict", "loader", "tier", "cache", "policy"},
     "device": {"moe"},
     "engine": {"io", "cache", "policy", "store", "loader", "predict", "tier", "moe", "device"},
-    "bindings": {"io", "cache", "policy", "store", "loader", "predict", "tier", "moe", "device", "engine"},
+    "bindings": {"io", "cache", "policy", "store", "loader", "predict", "tier", "moe", "device", "engine", "feedback"},
 }
 # ggml's types stop below these: what they hold can be tested without it.
-WITHOUT_GGML = {"base", "io", "cache", "policy", "loader", "predict", "tier"}
+WITHOUT_GGML = {"base", "io", "cache", "policy", "loader", "predict", "tier", "feedback"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 
 
@@ -71,6 +72,7 @@ MAY_IMPORT_CORE = {
     "_native_policies.py",
     "_native_stats.py",
     "llama.py",
+    "pack/feedback.py",
     "pack/source.py",
     "planning/needs.py",
     "simulate/record.py",

@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import UsageError
+from ..errors import MemoryBudgetError, UsageError
 from . import common
 from .hub_models import model_file
 from .perplexity import progress_bar
 
+if TYPE_CHECKING:
+    from ..llama import Llama
+
 _DEFAULT_WINDOW = 512
+_MOMENTS_SHARE = 1 / 8  # of the memory: what the experts lose by it costs time alone
 
 
 @click.command()
@@ -45,7 +50,7 @@ def command(texts: tuple[Path, ...], max_tokens: int, out: Path | None, **model_
     from ..evaluate import read_text, windows_of
     from ..pack.imatrix_file import write_imatrix
     from ..pack.paths import default_imatrix
-    from ..tune.importance import record_importance
+    from ..tune.importance import products_of, record_importance
 
     options = common.ModelOptions.of(model_options)
     if options.lo is not None:
@@ -55,22 +60,41 @@ def command(texts: tuple[Path, ...], max_tokens: int, out: Path | None, **model_
     out = out or default_imatrix(model_path)
     text_paths = texts or (sample_text(),)
     datas = [read_text(path) for path in text_paths]
-    llama = common.load_llama(options, logits_all=True)
+    llama, max_moments_bytes = _load(options)
     try:
         assert options.ctx is not None
         windows = [windows_of(llama, data, options.ctx, max_tokens=max_tokens) for data in datas]
         with progress_bar(f"measuring {model_path.name}") as progress:
-            importance = record_importance(llama, windows, progress)
-    finally:
-        llama.close()
-    try:
+            importance = record_importance(llama, windows, progress, max_moments_bytes=max_moments_bytes)
         write_imatrix(
             out,
             importance,
+            products_of(llama),
             dataset=", ".join(path.name for path in text_paths),
             n_chunks=sum(len(w.inputs) for w in windows),
             chunk_tokens=options.ctx,
         )
     except OSError as error:
         raise UsageError(f"{str(out)!r} cannot be written: {error.strerror}; give another place with -o.") from error
+    finally:
+        llama.close()
     click.echo(os.fspath(out))
+
+
+def _load(options: common.ModelOptions) -> tuple[Llama, int]:
+    """The model within the memory given, and how much of that is left for how inputs go together.
+
+    If the model leaves nothing, that is not recorded.
+    """
+    from ..memory import auto_budget, parse_budget
+    from ..tune.importance import MAX_MOMENTS_BYTES
+
+    if options.expert_memory is not None:
+        return common.load_llama(options, logits_all=True), MAX_MOMENTS_BYTES
+    budget_bytes = parse_budget("auto" if options.memory is None else options.memory) or auto_budget()
+    max_moments_bytes = min(MAX_MOMENTS_BYTES, int(budget_bytes * _MOMENTS_SHARE))
+    with_room = dataclasses.replace(options, memory=budget_bytes - max_moments_bytes)
+    try:
+        return common.load_llama(with_room, logits_all=True), max_moments_bytes
+    except MemoryBudgetError:
+        return common.load_llama(options, logits_all=True), 0

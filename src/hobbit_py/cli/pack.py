@@ -70,8 +70,14 @@ def _show_note(note: str) -> None:
     metavar="FILE",
     help="Importance matrix of 'hobbit imatrix' or llama-imatrix. [default: MODEL.imatrix.gguf if it is there]",
 )
+@click.option(
+    "--feedback/--no-feedback",
+    default=True,
+    show_default=True,
+    help="Round with error feedback, if the importance matrix is of 'hobbit imatrix': better copies, in more time.",
+)
 @click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Threads. [default: all cores]")
-def command(model: Path, lo: str, out: Path | None, imatrix: Path | None, threads: int | None) -> None:
+def command(model: Path, lo: str, out: Path | None, imatrix: Path | None, feedback: bool, threads: int | None) -> None:
     """Make low-precision copies of a model's experts, for mixed precision.
 
     MODEL is a GGUF file, or the first part of a split one. Writes the path of the new file to stdout. A run that was
@@ -90,7 +96,7 @@ def command(model: Path, lo: str, out: Path | None, imatrix: Path | None, thread
     time_start = time.perf_counter()
     try:
         with _progress_bar(model.name) as progress:
-            packed = pack(model, lo, out, imatrix, threads, progress, note=_show_note)
+            packed = pack(model, lo, out, imatrix, threads, progress, feedback=feedback, note=_show_note)
     except KeyboardInterrupt:
         click.echo("hobbit: Stopped; the same command continues from here.", err=True)
         raise

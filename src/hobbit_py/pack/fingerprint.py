@@ -23,8 +23,10 @@ from .source import ExpertFiles, ModelExperts, open_model, read_experts
 
 VERSION = 1
 VERSION_KEY = "hobbit.pack.version"
+FEEDBACK_VERSION = 1
 TYPES_KEY = "hobbit.pack.types"
 IMATRIX_KEY = "hobbit.pack.imatrix_sha256"
+FEEDBACK_KEY = "hobbit.pack.feedback"  # the version of what chose the integers; 0: ggml's quantiser alone
 FILE_BYTES_KEY = "hobbit.pack.source.file_bytes"
 LAYOUT_KEY = "hobbit.pack.source.layout_sha256"
 SAMPLES_KEY = "hobbit.pack.source.samples_sha256"

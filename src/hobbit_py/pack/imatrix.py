@@ -1,15 +1,18 @@
 """Importance matrices of llama.cpp's `llama-imatrix`: how much each input of each expert mattered on a text.
 
 Both of its formats are read: GGUF (sums of squares and counts for each expert) and the older binary one (means, scaled
-by the number of calls). Only the table is held: the numbers of a large model's experts take a gigabyte.
+by the number of calls). Only the table is held: the numbers of a large model's experts take a gigabyte. A file of
+`hobbit imatrix` says as well how inputs go together (moments.py).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,11 +21,13 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..errors import ModelFileError
-from .gguf_file import has_gguf_magic, open_header
+from .gguf_file import Tensor, has_gguf_magic, open_header
+from .moments import CORRELATIONS, Correlations, estimate, moments_of, n_triangles
 from .quantize import Floats
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_NAME_BYTES = 4096
+_MAX_LAYERS = 4  # whose moments are kept; threads work on neighbouring ones
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,24 @@ class _Entry:
     counts: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class _Correlations:
+    """Where the correlations [n_groups, n] of a tensor's inputs are."""
+
+    offset: int
+    n_groups: int
+    n: int
+
+
 class Imatrix:
     """An open importance matrix. Reads come from any thread; a context manager."""
 
     def __init__(self, path: Path) -> None:
         """Reads the table; raises ModelFileError."""
         self._path = path
+        self._correlations: dict[str, _Correlations] = {}
+        self._layers: dict[str, Floats] = {}  # moments of the last few tensors' inputs
+        self._layers_lock = threading.Lock()
         try:
             is_gguf = has_gguf_magic(path)
             self._file = path.open("rb")
@@ -70,6 +87,12 @@ class Imatrix:
                 f"The importance matrix {str(self._path)!r} has {entry.n_sums} numbers for {name}, expected {n_in} for "
                 f"each of {n_expert} experts; use one that was made with this model."
             )
+        found = self._correlations.get(_recorded_name(name, self._correlations))
+        if found is not None and (found.n != n_triangles(n_in) or found.n_groups not in (1, n_expert)):
+            raise ModelFileError(
+                f"The importance matrix {str(self._path)!r} has {found.n} correlations for {name}, expected "
+                f"{n_triangles(n_in)}; use one that was made with this model."
+            )
 
     def row(self, name: str, n_in: int, expert_idx: int) -> Floats:
         """Importance [n_in] of one expert's inputs; ones for an expert that was never selected."""
@@ -86,6 +109,46 @@ class Imatrix:
             raise _damaged(self._path, f"{name} has a number that is not finite")
         return importance
 
+    def has_moments(self, name: str) -> bool:
+        """Tells whether it was recorded how the tensor's inputs go together."""
+        return name in self._entries and _recorded_name(name, self._correlations) in self._correlations
+
+    def moments(self, name: str, n_in: int, expert_idx: int) -> Floats:
+        """Second moments of one expert's inputs, as feedback.improve() takes them; of a tensor with has_moments()."""
+        recorded = _recorded_name(name, self._correlations)
+        is_shared = "_down_" not in name  # every expert of the layer may get the same row
+        own = None
+        if self._correlations[recorded].n_groups > 1:
+            own = moments_of(self._stored(recorded, expert_idx), self.row(name, n_in, expert_idx))
+        counts = self._entries[name].counts
+        n_rows = counts[expert_idx if len(counts) > 1 else 0]
+        return estimate(own, n_rows, self._layer(name, recorded, n_in) if is_shared else None, n_in)
+
+    def _layer(self, name: str, recorded: str, n_in: int) -> Floats:
+        """Moments of the rows of all experts together."""
+        with self._layers_lock:
+            if recorded not in self._layers:
+                while len(self._layers) >= _MAX_LAYERS:
+                    self._layers.pop(next(iter(self._layers)))
+                self._layers[recorded] = self._sum_experts(name, recorded, n_in)
+            return self._layers[recorded]
+
+    def _sum_experts(self, name: str, recorded: str, n_in: int) -> Floats:
+        counts = np.array(self._entries[name].counts, np.float32)
+        shares = counts / max(counts.sum(), np.float32(1))
+        squares = (self.row(name, n_in, expert_idx) * share for expert_idx, share in enumerate(shares.tolist()))
+        if self._correlations[recorded].n_groups == 1:
+            return moments_of(self._stored(recorded, 0), functools.reduce(np.add, squares))
+        moments = (moments_of(self._stored(recorded, i), of_expert) for i, of_expert in enumerate(squares))
+        return functools.reduce(np.add, moments)
+
+    def _stored(self, recorded: str, group: int) -> Correlations:
+        place = self._correlations[recorded]
+        data = os.pread(self._file.fileno(), place.n, place.offset + place.n * group)
+        if len(data) != place.n:
+            raise _damaged(self._path, "it ends within a tensor")
+        return np.frombuffer(data, np.int8)
+
     def _gguf_entries(self) -> Iterator[tuple[str, _Entry]]:
         with open_header(self._path) as header:
             if header.get_string("general.type") != "imatrix":
@@ -93,9 +156,14 @@ class Imatrix:
                     f"{str(self._path)!r} is a GGUF file but not an importance matrix; make one with 'hobbit imatrix'."
                 )
             tensors = {tensor.name: tensor for tensor in header.tensors()}
-        if any(tensor.type_id != GGMLQuantizationType.F32 for tensor in tensors.values()):
-            raise _damaged(self._path, "it holds something else than F32")
         n_file_bytes = self._path.stat().st_size
+        for stored_name, stored in tensors.items():
+            if stored_name.endswith(CORRELATIONS):
+                if stored.type_id != GGMLQuantizationType.I8 or stored.offset + stored.n_bytes > n_file_bytes:
+                    raise _damaged(self._path, "its correlations are of another type, or truncated")
+                self._correlations[stored_name.removesuffix(CORRELATIONS)] = _place_of(stored)
+            elif stored.type_id != GGMLQuantizationType.F32:
+                raise _damaged(self._path, "it holds something else than F32")
         for sums_name, sums in tensors.items():
             if not sums_name.endswith(_SUMS):
                 continue
@@ -108,6 +176,19 @@ class Imatrix:
             data = os.pread(self._file.fileno(), counts.n_bytes, counts.offset)
             rounded = np.rint(np.frombuffer(data, "<f4"))
             yield name, _Entry(sums.offset, sums.n_bytes // 4, tuple(rounded.tolist()))
+
+
+def _place_of(tensor: Tensor) -> _Correlations:
+    return _Correlations(tensor.offset, n_groups=tensor.ne[1], n=tensor.ne[0])
+
+
+def _recorded_name(name: str, recorded: Container[str]) -> str:
+    """The tensor that the inputs of a tensor were recorded with: `up` and `gate` have the same."""
+    for kind, twin in (("_up_", "_gate_"), ("_gate_", "_up_")):
+        other = name.replace(kind, twin)
+        if name not in recorded and other != name and other in recorded:
+            return other
+    return name
 
 
 def _legacy_entries(file: BinaryIO, path: Path) -> Iterator[tuple[str, _Entry]]:

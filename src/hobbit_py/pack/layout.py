@@ -76,7 +76,12 @@ class LoLayout:
 
 
 def plan_layout(
-    model: ModelExperts, lo: LoTypes, fingerprint: Fingerprint, imatrix: Imatrix | None, note: Callable[[str], None]
+    model: ModelExperts,
+    lo: LoTypes,
+    fingerprint: Fingerprint,
+    imatrix: Imatrix | None,
+    feedback: bool,
+    note: Callable[[str], None],
 ) -> LoLayout:
     """Decides every tensor's type and place; `note` hears once for every kind of matrix that gets another type."""
     types = [tensor_type_named(fitting_type(lo.of(source.kind), source.n_in)) for source in model.tensors]
@@ -92,6 +97,7 @@ def plan_layout(
     header.add_string(keys.SAMPLES_KEY, fingerprint.samples)
     if imatrix is not None:
         header.add_string(keys.IMATRIX_KEY, imatrix.sha256)
+        header.add_u32(keys.FEEDBACK_KEY, keys.FEEDBACK_VERSION if feedback else 0)
 
     offsets = []
     end = 0

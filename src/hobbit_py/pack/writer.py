@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cores import n_usable_cores
 from ..errors import HobbitError, ModelFileError, UsageError
+from .feedback import has_feedback, improve
 from .fingerprint import Fingerprint
 from .gguf_file import open_header
 from .imatrix import Imatrix
@@ -41,19 +42,21 @@ def pack(
     n_threads: int | None = None,
     progress: Progress | None = None,
     *,
+    feedback: bool = True,
     note: Note | None = None,
 ) -> Path:
     """Writes the lo copy of a model: its expert tensors alone, in another type. Returns the file's path.
 
     The file appears under its name when it is complete. If this is interrupted, `<out>.partial` stays and the next call
-    with the same arguments continues it. The result does not depend on n_threads. Memory is about 15 MiB a thread.
+    with the same arguments continues it. The result does not depend on n_threads. Memory is about 25 MiB a thread.
 
     Args:
         model_path: GGUF file, or the first part of a split one.
         lo: The type of all expert matrices and of kinds that differ: "Q2_K", "Q2_K,down=Q4_0". Where its blocks do not
             divide a row, the nearest type that does is taken.
         out: Default: `<model>.lo-<types>.gguf` beside the model. An existing lo copy is replaced, another file is not.
-        imatrix: Importance matrix made by llama-imatrix, in either of its formats.
+        imatrix: Importance matrix made by `hobbit imatrix`, or by llama-imatrix in either of its formats.
+        feedback: Round with error feedback where the importance matrix says how inputs go together.
         n_threads: None: every core this process may use.
         progress: Called in the calling thread with the fraction done, 0.0 to 1.0; what it raises ends the packing.
         note: Called with sentences for the user, e.g. about types that do not fit.
@@ -75,9 +78,9 @@ def pack(
     out = default_out(model_path, lo) if out is None else Path(out)
     _check_out(out, model)
     if imatrix is None:
-        return _pack(model, lo, out, None, n_threads, progress, note)
+        return _pack(model, lo, out, None, False, n_threads, progress, note)
     with Imatrix(Path(imatrix)) as importance:
-        return _pack(model, lo, out, importance, n_threads, progress, note)
+        return _pack(model, lo, out, importance, feedback, n_threads, progress, note)
 
 
 def _pack(
@@ -85,17 +88,18 @@ def _pack(
     lo: LoTypes,
     out: Path,
     imatrix: Imatrix | None,
+    feedback: bool,
     n_threads: int,
     progress: Progress | None,
     note: Note,
 ) -> Path:
-    layout = plan_layout(model, lo, Fingerprint.of(model), imatrix, note)
+    layout = plan_layout(model, lo, Fingerprint.of(model), imatrix, feedback, note)
     _check_importance(layout, imatrix, note)
     for type_of_some in {tensor.type for tensor in layout.tensors}:
         prepare(type_of_some)
     chunks = layout.chunks()
     with ExpertFiles(model) as files, PartialFile(out, layout.header, layout.n_bytes, len(chunks)) as partial:
-        _run(_Packing(layout, chunks, files, imatrix, partial), n_threads, progress)
+        _run(_Packing(layout, chunks, files, imatrix, feedback, partial), n_threads, progress)
         partial.finish()
     return out
 
@@ -104,7 +108,13 @@ class _Packing:
     """The work: chunks that are not done yet, each of which any thread can make."""
 
     def __init__(
-        self, layout: LoLayout, chunks: list[Chunk], files: ExpertFiles, imatrix: Imatrix | None, partial: PartialFile
+        self,
+        layout: LoLayout,
+        chunks: list[Chunk],
+        files: ExpertFiles,
+        imatrix: Imatrix | None,
+        feedback: bool,
+        partial: PartialFile,
     ) -> None:
         self.partial = partial
         self.pending = [chunk_idx for chunk_idx in range(len(chunks)) if not partial.is_done(chunk_idx)]
@@ -112,6 +122,7 @@ class _Packing:
         self._chunks = chunks
         self._files = files
         self._imatrix = imatrix
+        self._feedback = feedback
         self._n_weights_all = sum(self.n_weights(chunk_idx) for chunk_idx in range(len(chunks)))
         self.n_weights_left = sum(map(self.n_weights, self.pending))
 
@@ -145,6 +156,10 @@ class _Packing:
             raise HobbitError(
                 f"Expert {expert_idx} of {source.name} has weights too large for {tensor.type.name}; take another type."
             )
+        imatrix = self._imatrix if self._feedback and has_feedback(tensor.type) else None
+        if imatrix is not None and imatrix.has_moments(source.name):
+            moments = imatrix.moments(source.name, source.n_in, expert_idx)
+            quantized = improve(quantized, tensor.type, weights, moments)
         self.partial.write(tensor.offset + row_idx * tensor.row_bytes, quantized)
 
 
