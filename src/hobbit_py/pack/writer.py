@@ -48,7 +48,7 @@ def pack(
     """Writes the lo copy of a model: its expert tensors alone, in another type. Returns the file's path.
 
     The file appears under its name when it is complete. If this is interrupted, `<out>.partial` stays and the next call
-    with the same arguments continues it. The result does not depend on n_threads. Memory is about 25 MiB a thread.
+    with the same arguments continues it. The result does not depend on n_threads. Memory is about 20 MiB a thread.
 
     Args:
         model_path: GGUF file, or the first part of a split one.
