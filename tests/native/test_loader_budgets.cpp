@@ -39,6 +39,15 @@ TEST_CASE("a window's worth is what the drive brings in it, less some room, and 
     CHECK(static_cast<double>(budget.take()) == doctest::Approx(2.0 * 6 * mib));
 }
 
+TEST_CASE("guesses of which few are wanted have no more than the window") {
+    PrefetchBudget budget;
+    run_steps(budget, 50);
+    for (int i = 0; i < 400; i++) {
+        budget.on_judged(i % 3 == 0);
+    }
+    CHECK(budget.take() == budget.idle_bytes());
+}
+
 TEST_CASE("steps that never have all they want leave no window") {
     PrefetchBudget budget;
     for (uint64_t now_us = 1; now_us < 500000; now_us += 10000) {
