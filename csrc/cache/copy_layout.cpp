@@ -36,7 +36,6 @@ PartLayout device_part(const CopySpec::Part & part, uint64_t region_offset, uint
     PartLayout p;
     p.region_offset = p.data_offset = region_offset;
     p.n_bytes                       = part.n_bytes;
-    p.padding                       = std::max(part.device_bytes, part.n_bytes) - part.n_bytes;
     return p;
 }
 

@@ -14,7 +14,6 @@ struct PartLayout {
     uint64_t region_offset = 0;
     uint64_t data_offset   = 0; // within the slot; region_offset <= data_offset
     uint64_t n_bytes       = 0;
-    uint64_t padding       = 0;     // behind the data, which a device's kernels may read as well
     bool     congruent     = false; // every expert's extent has this tensor's offset modulo the alignment
 };
 

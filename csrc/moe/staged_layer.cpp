@@ -33,14 +33,7 @@ void StagedLayer::begin(const LayerView & view, LayerStep & step) {
     }
     staging_->borrow(view.layer_idx); // before anything is pinned
     tier_step_ = tier.begin(step.keys());
-    missing_.clear();
-    lease_idxs_.assign(step.keys().size(), -1);
-    for (uint32_t i = 0; i < step.keys().size(); i++) {
-        if (!tier_step_->slot(i)) {
-            lease_idxs_[i] = static_cast<int32_t>(missing_.size());
-            missing_.push_back(i);
-        }
-    }
+    tier_step_->find_missing(missing_, lease_idxs_);
     added_.clear();
     copies_.end();
     if (!missing_.empty()) {

@@ -29,14 +29,7 @@ void TieredLayer::begin(const LayerView & view, LayerStep & step) {
     step_      = &step;
     tier_step_ = view.model->tier->begin(step.keys());
     weights_.emplace(*view.model->tier, *view.model->device_arena, step.keys(), tier_step_.get());
-    missing_.clear();
-    lease_idxs_.assign(step.keys().size(), -1);
-    for (uint32_t i = 0; i < step.keys().size(); i++) {
-        if (!tier_step_->slot(i)) {
-            lease_idxs_[i] = static_cast<int32_t>(missing_.size());
-            missing_.push_back(i);
-        }
-    }
+    tier_step_->find_missing(missing_, lease_idxs_);
     pending_.clear();
     copies_.begin(view, step, *tier_step_, lease_idxs_);
     inputs_computed_ = true;

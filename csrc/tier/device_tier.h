@@ -213,6 +213,8 @@ class TierStep {
 
     // None: not on the device.
     SlotRef slot(uint32_t key_idx) const { return slots_[key_idx]; }
+    // The keys that are not on the device, and of every key its place among them or -1.
+    void find_missing(std::vector<uint32_t> & key_idxs, std::vector<int32_t> & places) const;
 
     // Begins to copy a matrix for one use and returns its buffer; -1 if none is free. With `wait`, waits for one that
     // other steps hold. REQUIRES with `wait`: this step holds none (or both might wait for each other). Without

@@ -34,6 +34,17 @@ TierStep::~TierStep() {
     tier_.changed_.notify_all();
 }
 
+void TierStep::find_missing(std::vector<uint32_t> & key_idxs, std::vector<int32_t> & places) const {
+    key_idxs.clear();
+    places.assign(slots_.size(), -1);
+    for (uint32_t i = 0; i < slots_.size(); i++) {
+        if (!slots_[i]) {
+            places[i] = static_cast<int32_t>(key_idxs.size());
+            key_idxs.push_back(i);
+        }
+    }
+}
+
 int32_t TierStep::begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand) {
     assert(!(wait && !held_.empty()));
     const OneUseBuffers one_use    = tier_.one_use(key, part_idx);
