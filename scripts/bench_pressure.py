@@ -219,7 +219,10 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hi-above", type=float, help="mixed: gate weight from which hi is waited for (as tuned)")
     parser.add_argument("--engines", default="stock,hobbit", help="which to run (stock,hobbit)")
     parser.add_argument(
-        "--boxes", type=parse_numbers, default=[75, 50, 25, 12], help="percent of the file (75,50,25,12)"
+        "--boxes",
+        type=lambda text: [] if text == "none" else parse_numbers(text),
+        default=[75, 50, 25, 12],
+        help="percent of the file, or 'none', which needs no root (75,50,25,12)",
     )
     parser.add_argument(
         "--arena", type=parse_numbers, default=[], help="also unboxed, with percents of the expert bytes"
