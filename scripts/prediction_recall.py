@@ -31,6 +31,7 @@ def measure(options: argparse.Namespace, predictor: str) -> list[float]:
     )
     try:
         tokens = llama.tokenize(options.text.read_text(encoding="utf-8").encode())[: options.tokens]
+        llama.record_predictions()  # else nothing is predicted once all experts are in memory
         for first in range(0, len(tokens), options.ctx):
             llama.reset()
             llama.eval(tokens[first : first + options.ctx])

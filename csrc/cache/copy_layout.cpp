@@ -72,6 +72,7 @@ CopyLayouts make_layouts(const std::vector<CopySpec> & specs, uint64_t align,
             out.classes.push_back(size_class);
         }
         SizeClass & size_class = out.classes[class_idx];
+        layout.first_idx       = static_cast<uint32_t>(size_class.n_copies);
         size_class.n_copies += spec.n_expert;
         size_class.max_n_used = std::max(size_class.max_n_used, spec.n_used);
         layout.class_idx      = static_cast<uint32_t>(class_idx);

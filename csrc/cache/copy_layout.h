@@ -21,6 +21,7 @@ struct PartLayout {
 struct CopyLayout {
     uint32_t                class_idx = 0;
     uint32_t                n_expert  = 0; // 0: this layer has no experts in this precision
+    uint32_t                first_idx = 0; // of its copies among those of the class
     std::vector<PartLayout> parts;
 
     uint64_t n_bytes() const { // of a copy's data, without padding

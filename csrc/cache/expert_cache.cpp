@@ -45,6 +45,12 @@ ExpertCache::Slot & ExpertCache::at(SlotRef slot) {
     return pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)];
 }
 
+int32_t ExpertCache::own_slot(ExpertKey key) const {
+    const CopyLayout & layout = layouts_.of(key);
+    const bool         fits   = pools_[layout.class_idx].slots.size() >= layouts_.classes[layout.class_idx].n_copies;
+    return fits ? static_cast<int32_t>(layout.first_idx + key.expert_idx) : -1;
+}
+
 SlotRef ExpertCache::find(ExpertKey key) const { return slot_of_[index_of(key)]; }
 
 int32_t ExpertCache::pick_victim(const Pool & pool, Admission admission, double & score) const {
@@ -71,6 +77,19 @@ int32_t ExpertCache::pick_victim(const Pool & pool, Admission admission, double 
     return victim;
 }
 
+// Its own slot, unless it has none or that is closed.
+int32_t ExpertCache::take_free(ExpertKey key, Pool & pool) {
+    if (const int32_t own = own_slot(key); own >= 0) {
+        const auto found = std::find(pool.free.begin(), pool.free.end(), own);
+        if (found != pool.free.end()) {
+            std::swap(*found, pool.free.back());
+        }
+    }
+    const int32_t slot_idx = pool.free.back();
+    pool.free.pop_back();
+    return slot_idx;
+}
+
 SlotRef ExpertCache::insert(ExpertKey key, Admission admission, double margin) {
     const size_t index = index_of(key);
     assert(is_absent(slot_of_[index]));
@@ -86,8 +105,7 @@ SlotRef ExpertCache::insert(ExpertKey key, Admission admission, double margin) {
         slot_of_[index_of(at(ref).key)] = {};
         n_evictions_++;
     } else {
-        ref.slot_idx = pool.free.back();
-        pool.free.pop_back();
+        ref.slot_idx = take_free(key, pool);
     }
     at(ref)         = {key, 0, true, false};
     slot_of_[index] = ref;

@@ -33,6 +33,9 @@ class ExpertCache {
     // n_slots is [layouts.classes.size()]. `score` gives a copy's worth; the lowest unpinned one is evicted.
     ExpertCache(const CopyLayouts & layouts, const std::vector<uint32_t> & n_slots, Score score);
 
+    // In a class with a slot for every copy each has its own, in the order of layers and experts; -1: it has none.
+    int32_t own_slot(ExpertKey key) const;
+
     // The slot of a copy, or none.
     SlotRef find(ExpertKey key) const;
 
@@ -83,6 +86,7 @@ class ExpertCache {
 
     size_t  index_of(ExpertKey key) const;
     Slot &  at(SlotRef slot);
+    int32_t take_free(ExpertKey key, Pool & pool);
     int32_t pick_victim(const Pool & pool, Admission admission, double & score) const;
 
     const CopyLayouts &  layouts_;

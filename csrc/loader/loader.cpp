@@ -58,6 +58,15 @@ void Loader::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint
     }
 }
 
+bool Loader::holds_all() const {
+    Impl & impl = *impl_;
+    if (!impl.holds_all_) {
+        MutexLock lock(impl.mu_);
+        impl.holds_all_ = impl.holds_all();
+    }
+    return impl.holds_all_;
+}
+
 std::unique_ptr<LoadStep> Loader::begin(const std::vector<ExpertKey> & keys, const std::vector<uint32_t> & part_order,
                                         Admission admission) {
     std::vector<LoadStep::Lease> leases(keys.size());
@@ -220,6 +229,7 @@ void Loader::check_invariants() const {
 
 void Loader::clear() {
     MutexLock lock(impl_->mu_);
+    impl_->holds_all_ = false;
     for (size_t c = 0; c < impl_->loads_.size(); c++) {
         for (size_t i = 0; i < impl_->loads_[c].size(); i++) {
             const SlotRef slot{static_cast<int32_t>(c), static_cast<int32_t>(i)};

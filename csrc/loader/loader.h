@@ -100,6 +100,10 @@ class Loader {
     // The best copy of each expert that is resident and complete. expert_idxs [n], best [n].
     void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const;
 
+    // Whether every copy of the model is complete and in its own slot (ExpertCache::own_slot): nothing goes any more,
+    // but by clear(). Never with lo copies, where a policy has a choice.
+    bool holds_all() const;
+
     // Pins the copies that are resident, starts reading the others. `keys` are distinct, of one layer, in the order in
     // which they will be needed; `part_order` lists that layer's part indices in the order of use (for each precision
     // the same). Never waits for the drive.
@@ -151,7 +155,7 @@ class Loader {
     // Recomputes counters and cross-checks cache, loads and buffers; aborts with a message on a difference.
     void check_invariants() const;
 
-    // Drops every unpinned copy (a benchmark's cold start).
+    // Drops every unpinned copy (a benchmark's cold start). REQUIRES: no graph is computed.
     void clear();
 
   private:

@@ -19,6 +19,8 @@
 #include "loader/stream_ring.h"
 #include "loader/upgrade_budget.h"
 
+#include <atomic>
+
 namespace hobbit {
 
 // The progress of the copy in a slot.
@@ -79,6 +81,7 @@ struct Loader::Impl {
     void                check_invariants() const HOBBIT_REQUIRES(mu_);
 
     void             set_scores(ScoreTable scores) HOBBIT_EXCLUDES(mu_);
+    bool             holds_all() const HOBBIT_REQUIRES(mu_);
     bool             fits_as_a_whole(uint32_t class_idx) const HOBBIT_REQUIRES(mu_); // a slot for every copy
     double           worth(ExpertKey key) const HOBBIT_REQUIRES(mu_);                // of keeping a copy
     SlotLoad &       load_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
@@ -91,6 +94,8 @@ struct Loader::Impl {
     // If it is given, policy_ is the table of its scores. Called without mu_.
     const std::shared_ptr<ScoreSource> score_source_;
     Reader &                           reader_;
+    std::atomic<bool>                  holds_all_{false}; // once it did
+
     const uint32_t max_in_flight_;       // operations handed to the reader; the rest can still be cancelled
     const uint32_t max_ahead_in_flight_; // ... that read ahead: at most half of the reader's threads
 

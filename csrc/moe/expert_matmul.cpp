@@ -84,18 +84,12 @@ void ExpertMatmul::add_whole(InnerGraph & graph, const ExpertNode & node, const 
     graph.add_over(node.node, slots_tensor(graph, node, view, weights, precision, 0, n_slots), slot_ids);
 }
 
-void ExpertMatmul::add_fixed(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                             const ExpertWeights & weights, int32_t first_slot) {
-    const uint32_t n_expert = view.model->layers[view.layer_idx].n_expert;
-    graph.add_over(node.node, slots_tensor(graph, node, view, weights, Precision::hi, first_slot, n_expert), nullptr);
-}
-
-void ExpertMatmul::add_staged(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                              const CopyLayouts & layouts, const WeightArea & area) {
+void ExpertMatmul::add_in_order(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                                const CopyLayouts & layouts, const WeightArea & first) {
     const CopyLayout & layout     = layouts.of({view.layer_idx, 0, Precision::hi});
     const uint64_t     slot_bytes = layouts.classes[layout.class_idx].slot_bytes;
     graph.add_over(node.node,
-                   weights_at(graph, shape_of(view, node, Precision::hi), layout.n_expert, slot_bytes, area,
+                   weights_at(graph, shape_of(view, node, Precision::hi), layout.n_expert, slot_bytes, first,
                               layout.parts[node.part_idx].data_offset),
                    nullptr);
 }

@@ -103,8 +103,8 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
             model = view_.model;
             model->counters.n_tokens += view_.n_tokens();
         }
-        if (is_fixed()) {
-            add_fixed(graph, i);
+        if (WeightArea first; view_.model->loader != nullptr && view_.model->holds_layer(view_.layer_idx, &first)) {
+            add_in_order(graph, i, first);
         } else {
             if (Status status = compute_to_router(); !status.ok()) {
                 return status;
@@ -181,18 +181,14 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
                : compute_arriving(graph, first_idx);
 }
 
-bool GraphRunner::is_fixed() const {
-    return view_.model->tier != nullptr && view_.model->tier->fixed_slot(view_.layer_idx) >= 0 &&
-           view_.model->route_log == nullptr && view_.model->importance == nullptr;
-}
-
-// All experts of the layer are on the device for good, in their own order: the router's ids serve as they are.
-void GraphRunner::add_fixed(ggml_cgraph * graph, int first_idx) {
-    const DeviceWeights weights(*view_.model->tier, *view_.model->device_arena, step_.keys(), nullptr);
-    auto                next = view_.nodes.begin();
+// All experts of the layer lie in order: the router's ids serve as they are.
+void GraphRunner::add_in_order(ggml_cgraph * graph, int first_idx, const WeightArea & first) {
+    const ModelExperts & model   = *view_.model;
+    const CopyLayouts &  layouts = model.tier != nullptr ? model.tier->layouts() : *model.layouts;
+    auto                 next    = view_.nodes.begin();
     for (int i = first_idx; i < view_.end_idx; ++i) {
         if (next != view_.nodes.end() && next->node_idx == i) {
-            ExpertMatmul::add_fixed(inner_, *next, view_, weights, view_.model->tier->fixed_slot(view_.layer_idx));
+            ExpertMatmul::add_in_order(inner_, *next, view_, layouts, first);
             ++next;
         } else {
             inner_.add(ggml_graph_node(graph, i));

@@ -4,7 +4,7 @@
 // Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the
 // run: the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are
 // computed while the others arrive, and those as they come. A device with memory of its own has TieredLayer and, for
-// batches, StagedLayer for that; and where it holds all of a layer for good, the graph is not cut at all.
+// batches, StagedLayer for that. Where all of a layer is there for good, the graph is not cut at all.
 #pragma once
 
 #include "moe/expert_matmul.h"
@@ -47,8 +47,7 @@ class GraphRunner {
     Status run(ggml_cgraph * graph, ModelExperts *& model);
     void   begin_pass(ggml_cgraph * graph);
     Status compute_layer(ggml_cgraph * graph);
-    bool   is_fixed() const;
-    void   add_fixed(ggml_cgraph * graph, int first_idx);
+    void   add_in_order(ggml_cgraph * graph, int first_idx, const WeightArea & first);
     Status add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights);
     void   end_layer();
     Status compute_arriving(ggml_cgraph * graph, int first_idx);

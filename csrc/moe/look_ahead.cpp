@@ -5,9 +5,12 @@ namespace hobbit {
 namespace {
 
 // Their runs are not cut at the router, so nothing is known there; a model that has such layers has (nearly) all.
-bool has_fixed_layers(const ModelExperts & model) {
-    for (uint16_t i = 0; model.tier != nullptr && i < model.layers.size(); i++) {
-        if (model.tier->fixed_slot(i) >= 0) {
+bool holds_layers(const ModelExperts & model) {
+    if (model.loader == nullptr || model.tier == nullptr) {
+        return model.loader != nullptr && model.holds_layer(0); // all or none
+    }
+    for (uint16_t i = 0; i < model.layers.size(); i++) {
+        if (model.holds_layer(i)) {
             return true;
         }
     }
@@ -20,7 +23,7 @@ uint32_t LookAhead::begin_pass(ModelExperts * model, const ggml_tensor * tokens,
     if (model == nullptr) {
         return 0; // not a pass through the layers
     }
-    if (model->prefetch.predictor == "none" || has_fixed_layers(*model)) {
+    if (model->prefetch.predictor == "none" || holds_layers(*model)) {
         planner_.reset();
         planned_for_ = nullptr;
         return 0;

@@ -5,6 +5,7 @@
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
+#include "moe/expert_weights.h"
 #include "moe/inner_graph.h"
 #include "moe/route_log.h"
 #include "policy/precision.h"
@@ -76,6 +77,14 @@ struct ModelExperts {
     std::string               architecture;
     std::shared_ptr<RouteLog> route_log; // set between graphs; nullptr: nothing is recorded
     StepCounters              counters;
+
+    // Somebody wants to know what is routed or predicted, or what goes into the experts: every router is looked at.
+    bool is_recorded() const {
+        return route_log != nullptr || importance != nullptr || predictor_shared.record != nullptr;
+    }
+    // The layer's hi experts are where it computes for good, in order, and need not be asked for; with `first`, where
+    // the first of them is. REQUIRES: a loader.
+    bool holds_layer(uint16_t layer_idx, WeightArea * first = nullptr) const;
 
     // Keeps the sentence for the caller of llama_decode, which itself reports only a number. Thread-safe.
     void   set_error(const Status & error);

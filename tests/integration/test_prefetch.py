@@ -66,7 +66,7 @@ def test_gates_are_found_in(tiny_model: ModelFactory, arch: str) -> None:
 def test_recall_of_stacked_gates() -> None:
     """At least what was measured when the bundled model was trained: 0.838, 0.779 and 0.725, on other text."""
     settings = Prefetch("stacked-gates", "fixed", 3)
-    with closing(load(bundled_model(), expert_memory="64MiB", prefetch=settings, n_ctx=512, n_batch=8)) as model:
+    with closing(load(bundled_model(), expert_memory="16MiB", prefetch=settings, n_ctx=512, n_batch=8)) as model:
         tokens = model.tokenize(sample_text().read_bytes())[:512]
         model.eval(tokens)
         recall = model.prediction_recall()

@@ -2,12 +2,13 @@
 
 import itertools
 import json
+import time
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import ArenaSize, ModelFactory, arena_bytes, make_prompt
+from support import ArenaSize, ModelFactory, arena_bytes, expert_bytes_by_layer, expert_counts, make_prompt
 
 import hobbit_py
 from hobbit_py import cli, timeline
@@ -39,6 +40,27 @@ def test_records_every_read_and_nothing_twice(tiny_model: ModelFactory, tmp_path
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     begun, ended = ([e["id"] for e in events if e["ph"] == phase] for phase in "be")
     assert begun == ended
+
+
+def test_a_graph_runs_whole_once_all_experts_are_there(tiny_model: ModelFactory) -> None:
+    path = tiny_model("qwen3moe")
+    tokens = make_prompt(16)
+    with closing(hobbit_py.Llama(path, expert_memory=arena_bytes(path, ArenaSize.ALL))) as llama:
+        assert llama._engine is not None
+
+        def n_runs_a_token() -> float:
+            timeline.start(llama)
+            for token in tokens:
+                llama.eval([token])
+            return sum(kind == 0 for kind, *_ in llama._engine.take_timeline().tolist()) / len(tokens)
+
+        llama.eval(tokens * 8)  # reads what it needs, and the rest is read in the background
+        n_bytes = expert_counts(path)[0] * sum(expert_bytes_by_layer(path).values())
+        while llama.stats().resident_bytes_hi < n_bytes:
+            time.sleep(0.01)
+        assert n_runs_a_token() == 1
+        llama.record_predictions()
+        assert n_runs_a_token() == len(expert_bytes_by_layer(path)) + 1
 
 
 def test_records_no_more_than_was_asked_for(tiny_model: ModelFactory, tmp_path: Path) -> None:

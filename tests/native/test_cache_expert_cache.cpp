@@ -187,3 +187,19 @@ TEST_CASE("a class without slots admits nothing") {
     CHECK_FALSE(bool(cache.find({1, 0, Precision::hi})));
     cache.check_invariants();
 }
+
+TEST_CASE("a copy whose own slot is closed gets another one") {
+    const CopyLayouts layouts = make_layouts();
+    const ExpertKey   last{2, 5, Precision::hi}; // of the twelve of its class
+    const int32_t     class_idx = static_cast<int32_t>(layouts.of(last).class_idx);
+    ExpertCache       cache(layouts, {12, 4, 6}, [](ExpertKey key) { return key.expert_idx; });
+    CHECK(cache.own_slot(last) == 11);
+    CHECK(cache.own_slot({1, 2, Precision::hi}) == -1);
+    cache.close(class_idx, 10);
+    const SlotRef slot = cache.insert(last, Admission::always);
+    CHECK(slot.slot_idx < 10);
+    cache.erase(slot);
+    cache.open(class_idx);
+    CHECK(cache.insert(last, Admission::always).slot_idx == 11);
+    cache.check_invariants();
+}

@@ -254,3 +254,33 @@ TEST_CASE("a loader ends with reads in flight and queued") {
         CHECK(bench.loader.stats().read_bytes[0] < 8 * 3 * 4096);
     }
 }
+
+TEST_CASE("with room for all, every copy gets its own slot, and once all are complete the loader says so") {
+    const TinyModel model({{8, {1024, 1024, 2048}}, {8, {4096, 1024, 2048}}, {8, {1024, 1024, 2048}}});
+    Bench           bench(model, with_memory(1 << 20));
+    for (const auto & [layer_idx, own] : {std::pair<uint16_t, int32_t>{2, 8}, {1, 0}, {0, 0}}) {
+        for (const auto & lease : run(bench, model.keys(layer_idx, {3, 7, 0}), three_parts)) {
+            CHECK(lease.slot.slot_idx == own + lease.key.expert_idx);
+        }
+        CHECK_FALSE(bench.loader.holds_all());
+    }
+    for (uint16_t layer_idx = 0; layer_idx < 3; layer_idx++) {
+        CHECK_FALSE(bench.loader.holds_all());
+        run(bench, model.keys(layer_idx, {0, 1, 2, 3, 4, 5, 6, 7}), three_parts);
+    }
+    CHECK(bench.loader.holds_all());
+    bench.loader.clear();
+    CHECK_FALSE(bench.loader.holds_all());
+}
+
+TEST_CASE("the loader never holds all with a slot too few, nor with lo copies") {
+    for (const bool has_lo : {false, true}) {
+        const TinyModel model({{8, {1024, 1024, 2048}}}, has_lo);
+        const uint64_t  slot_bytes = model.layouts.classes[0].slot_bytes;
+        Bench           bench(model, with_memory(has_lo ? 1 << 20 : 7 * slot_bytes));
+        for (uint16_t expert_idx = 0; expert_idx < 8; expert_idx++) {
+            run(bench, model.keys(0, {expert_idx}), three_parts);
+        }
+        CHECK_FALSE(bench.loader.holds_all());
+    }
+}
