@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sizes import parse_size
 
 from hobbit_py.bench.decode import RunShape, measure
+from hobbit_py.cores import n_usable_cores
 
 if TYPE_CHECKING:
     import llama_cpp
@@ -44,8 +44,8 @@ def load_stock(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         options.model,
         n_ctx=n_ctx,
         n_batch=options.batch,
-        n_threads=options.threads,
-        n_threads_batch=options.threads,
+        n_threads=options.threads or n_usable_cores(),
+        n_threads_batch=options.threads or n_usable_cores(),
         use_mmap=options.mmap,
         verbose=False,
     )
@@ -53,7 +53,7 @@ def load_stock(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
 
 def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
     import hobbit_py
-    from hobbit_py.policies import WeightThresholds
+    from hobbit_py.policies import Substitute, WeightThresholds
 
     budget: dict[str, Any] = {}
     if options.memory is not None:
@@ -61,7 +61,9 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
     if options.expert_memory is not None:
         budget["expert_memory"] = options.expert_memory
     if options.hi_above is not None:
-        budget["policy"] = WeightThresholds(options.hi_above, 0.0, options.wait_above)
+        budget["policy"] = WeightThresholds(options.hi_above, 0.0, options.wait_above, options.fall)
+    if options.reroute is not None:
+        budget["router_filter"] = Substitute(options.reroute)
     model: llama_cpp.Llama = hobbit_py.Llama(
         options.model,
         precision=options.precision,
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-decode-s", type=float, default=float("inf"), help="stop decoding after this time")
     parser.add_argument("--min-decode", type=int, default=16, help="but not before this many tokens (16)")
     parser.add_argument("--warm", type=int, default=0, help="tokens to evaluate before anything is measured")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, help="(stock: all cores; hobbit: its own default)")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--mmap", action="store_true", help="stock: map the file instead of reading it into memory")
     parser.add_argument("--memory", type=parse_size, help="hobbit: budget of the whole process")
@@ -112,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lo-share", type=float, help="hobbit: of the experts' memory, for lo copies (as tuned)")
     parser.add_argument("--hi-above", type=float, help="hobbit: of policies.WeightThresholds (as tuned)")
     parser.add_argument("--wait-above", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
+    parser.add_argument("--fall", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
+    parser.add_argument("--reroute", type=float, help="hobbit: margin of policies.Substitute (none)")
     try:
         result = measure_engine(parser.parse_args(arguments))
     except (OSError, ValueError, RuntimeError, ImportError) as error:

@@ -93,8 +93,7 @@ class Bench:
         self._options = options
         self._sizes = sizes
         self._out = out
-        # libgomp's waiting threads spin: on few cores they take the time that readers and other threads need.
-        self.env = {"GOMP_SPINCOUNT": "0", **os.environ}
+        self.env = dict(os.environ)
         self.read_bytes_s = None if options.read_mb_s is None else int(options.read_mb_s * 1e6)
         self.runs: list[Run] = []
         self.drive_bytes_s: list[float] = []
@@ -148,7 +147,8 @@ class Bench:
         command = [sys.executable, str(SCRIPTS / "bench_child.py"), case.engine, str(options.model)]
         command += ["--prompt-file", str(options.prompt_file), "--prompt-tokens", str(n_prompt)]
         command += ["--decode", str(options.decode), "--max-decode-s", str(options.max_decode_s)]
-        command += ["--threads", str(options.threads)]
+        if options.threads is not None:
+            command += ["--threads", str(options.threads)]
         if case.mmap:
             command.append("--mmap")
         if case.resident or (case.engine == "stock" and not case.mmap):
@@ -157,8 +157,9 @@ class Bench:
             command += ["--precision", case.precision]
             if case.precision == "mixed":
                 command += ["--lo", str(options.lo)]
-                if options.hi_above is not None:
-                    command += ["--hi-above", str(options.hi_above)]
+                for name in ("hi_above", "fall", "lo_share", "reroute"):
+                    if getattr(options, name) is not None:
+                        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
             if box_bytes is not None:
                 command += ["--memory", str(int(box_bytes * GRANTED_SHARE))]
             if case.arena_percent is not None:
@@ -217,6 +218,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--type", default="Q8_0", choices=["Q8_0", "F16"], help="--widen: type of the matrices (Q8_0)")
     parser.add_argument("--lo", type=Path, help="low-precision copy: adds the mixed cases")
     parser.add_argument("--hi-above", type=float, help="mixed: gate weight from which hi is waited for (as tuned)")
+    parser.add_argument("--fall", type=float, help="mixed: how much less that is from layer to layer (0)")
+    parser.add_argument("--lo-share", type=float, help="mixed: of the experts' memory, for lo copies (as tuned)")
+    parser.add_argument("--reroute", type=float, help="mixed: margin of policies.Substitute (none)")
     parser.add_argument("--engines", default="stock,hobbit", help="which to run (stock,hobbit)")
     parser.add_argument(
         "--boxes",
@@ -234,7 +238,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--max-decode-s", type=float, default=120, help="end a slow decode after this, 16 tokens at least"
     )
     parser.add_argument("--repeat", type=int, default=3, help="rounds (3)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(all cores)")
+    parser.add_argument("--threads", type=int, help="(stock: all cores; hobbit: its own default)")
     parser.add_argument("--read-mb-s", type=float, help="throttle the drive's reads")
     parser.add_argument("--out", type=Path, help="JSON lines: machine, drive, run and summary records")
     parser.add_argument(
@@ -250,7 +254,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not set(options.engines) <= {"stock", "hobbit"}:
         parser.error(f"--engines is {','.join(options.engines)}, expected stock, hobbit or both")
     for name in ("embd", "ff", "decode", "repeat", "threads"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}, expected 1 or more")
     if not options.prompt_file.is_file():
         parser.error(f"--prompt-file {options.prompt_file} does not exist")
@@ -276,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "machine": platform.platform(),
             "n_cores": os.cpu_count(),
             "threads": options.threads,
-            "gomp_spincount": bench.env["GOMP_SPINCOUNT"],
+            "gomp_spincount": bench.env.get("GOMP_SPINCOUNT"),
             "model": options.model.name,
             **asdict(sizes),
         }

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .cores import openmp_spin_count
 from .errors import HobbitError, HostError, ModelFileError, ReadError
 
 SUPPORTED_LLAMA_CPP_PYTHON = "0.3.36"
@@ -27,11 +28,9 @@ _ALL_LAYERS = 0x7FFFFFFF
 _PLAIN_TEXT = b"\n" + bytes(range(ord(" "), ord("~") + 1))
 EXPERT_TENSOR_PATTERN = rb"^blk\.(0|[1-9][0-9]*)\.ffn_(gate|up|down|gate_up)_exps\.weight$"
 
-# OpenMP's workers spin between two pieces of work, by default for milliseconds: on a small machine they take the cores
-# from the reads that the next piece waits for. libgomp looks at this once, when it is loaded. A short spin keeps the
-# common case (the next piece follows at once) fast.
+# libgomp looks at this once, when it is loaded.
 if "llama_cpp" not in sys.modules:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", str(openmp_spin_count()))
 
 try:
     import jinja2
@@ -292,6 +291,11 @@ def measure(engine: _core.Engine, model_params: Any, context_params: Any, *, ver
         return ContextNeeds(*needs, n_vocab=c_api.llama_vocab_n_tokens(c_api.llama_model_get_vocab(model)))
     finally:
         c_api.llama_model_free(model)
+
+
+def set_n_threads(context: Any, n_threads: int) -> None:  # noqa: ANN401
+    """Computes with so many threads from the next token on; `context` is a llama_cpp.Llama's `ctx`."""
+    c_api.llama_set_n_threads(context, n_threads, n_threads)
 
 
 def memory_of(context: Any) -> ContextNeeds:  # noqa: ANN401

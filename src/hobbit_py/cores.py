@@ -1,8 +1,10 @@
-"""How many cores there are for this process."""
+"""How many cores there are for this process, and what its threads do with them."""
 
 from __future__ import annotations
 
 import os
+
+_MANY_CORES = 4
 
 
 def n_usable_cores() -> int:
@@ -11,3 +13,22 @@ def n_usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
         return os.cpu_count() or 1
+
+
+def n_compute_threads(*, has_reads: bool) -> int:
+    """Compute threads of a model whose user gave no number; `has_reads`: experts come from the drive meanwhile.
+
+    ggml's threads meet after every operation, so one that shares its core with a thread that reads holds up all others.
+    From four cores on the reads get one of them, from sixteen on one of eight (docs/performance.md, "Cores").
+    """
+    n_cores = n_usable_cores()
+    return n_cores - max(1, n_cores // 8) if has_reads and n_cores >= _MANY_CORES else n_cores
+
+
+def openmp_spin_count() -> int:
+    """How often OpenMP's idle threads look whether there is work before they sleep (GOMP_SPINCOUNT).
+
+    Where few cores are shared with reads, spinning takes the time that those need; where there are more, waking up
+    takes longer than most of what there is to compute between two reads.
+    """
+    return 100_000 if n_usable_cores() >= _MANY_CORES else 10_000

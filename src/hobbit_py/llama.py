@@ -20,7 +20,7 @@ from ._native_stats import LOADING as LOADING
 from ._native_stats import read_residency, read_stats
 from ._promises import live_engines
 from .choice import choose
-from .cores import n_usable_cores
+from .cores import n_compute_threads
 from .errors import HobbitError, ModelFileError, UsageError
 from .memory import parse_budget
 from .mixed import check_lo, choose_lo, mixed_settings
@@ -75,7 +75,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             Its kernels round differently; without it results do not depend on what is resident.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
-        n_threads: Compute threads; None: every core this process may use.
+        n_threads: Compute threads; None: every core this process may use, or some fewer where experts come from the
+            drive (`hobbit_py.cores.n_compute_threads`). The tokens do not depend on it without flash attention, with
+            which it is every core.
         verbose: Show llama.cpp's log on stderr.
         **keywords: All other keywords of `llama_cpp.Llama`. `use_mmap` has no effect on a model with experts.
 
@@ -188,7 +190,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if not n_ctx:
             n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
             n_ctx = n_ctx_train if n_ctx == 0 else min(_DEFAULT_MAX_CTX, n_ctx_train)
-        n_threads = n_threads or n_usable_cores()
+        may_spare_cores = n_threads is None and n_threads_batch is None and not keywords.get("flash_attn")
+        n_threads = n_threads or n_compute_threads(has_reads=False)
         arguments = {
             **keywords,
             "n_ctx": n_ctx,
@@ -261,6 +264,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise HobbitError(_sentence(str(error))) from error
         if chosen_device.has_tier:
             engine.set_device_memory(plan.tier_options)
+        elif may_spare_cores:
+            has_reads = loader_options.expert_memory_bytes < engine.all_slots_bytes
+            self._set_threads(n_compute_threads(has_reads=has_reads))
         if plan.all_on_device:
             engine.fill_device_memory()
         self._warm_start = warm_start
@@ -289,6 +295,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         from .hub.fetch import resolve
 
         return cls(resolve(repo_id), **keywords)
+
+    def _set_threads(self, n_threads: int) -> None:
+        self.n_threads = self.n_threads_batch = n_threads
+        self.context_params.n_threads = self.context_params.n_threads_batch = n_threads
+        _host.set_n_threads(self.ctx, n_threads)
 
     def set_policy(self, policy: PrecisionPolicy, *, skip_renorm: bool = False) -> None:
         """Decides from the next token on which copy of a missing expert is used; without a lo copy it has no effect.
@@ -352,7 +363,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         return end
 
     def prediction_recall(self) -> list[float]:
-        """Share of the experts selected that were among as many best guesses, one layer ahead, two, ...; nan: none."""
+        """Share of the experts selected that were among as many best guesses, one layer ahead, two, ...; nan: none.
+
+        Nothing is predicted while all experts are in memory, but for `record_predictions`.
+        """
         counts = [] if self._engine is None else self._engine.prediction_counts()
         return [n_guessed / n_selected if n_selected else float("nan") for n_guessed, n_selected in counts]
 

@@ -52,7 +52,8 @@ class Setup:
     model: Path
     text: Path
     lo: Path | None
-    n_threads: int
+    n_threads: int | None
+    """None: as many as a model takes by itself."""
     shape: RunShape
     preset: str = "auto"
 
@@ -61,8 +62,9 @@ class Setup:
         keywords: dict[str, Any] = {
             "precision": case.precision,
             "preset": self.preset,
-            "n_threads": self.n_threads,
         }
+        if self.n_threads is not None:
+            keywords["n_threads"] = self.n_threads
         if case.budget.memory is not None:
             keywords["memory"] = case.budget.memory
         if case.budget.expert_memory is not None:

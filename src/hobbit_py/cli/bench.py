@@ -196,6 +196,7 @@ def _print_tables(report: _Report) -> None:
 
 def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
     from ..bench.machine import this_machine
+    from ..cores import n_usable_cores
 
     def roofline(figures: Figures) -> dict[str, Any] | None:
         if figures.roofline is None:
@@ -207,7 +208,7 @@ def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
         "model": os.fspath(model),
         "machine": dataclasses.asdict(this_machine()),
         "preset": setup.preset,
-        "n_threads": setup.n_threads,
+        "n_threads": setup.n_threads or n_usable_cores(),
         "prompt_tokens": setup.shape.n_prompt,
         "drive": {
             "read_size_bytes": report.matrix_bytes,
@@ -222,13 +223,14 @@ def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
 def _save(model: Path, setup: Setup, sizes: ModelSizes, report: _Report) -> Path:
     from ..bench.machine import processor_name
     from ..bench.stored import StoredBench, reuse_points, save_bench
+    from ..cores import n_usable_cores
 
     resident = next((f for f in report.figures if f.case.budget.resident), None)
     stored = StoredBench(
         file_bytes=sizes.file_bytes,
         reuse=reuse_points(report.figures, sizes.expert_bytes, sizes.expert_bytes_per_token),
         processor=processor_name(),
-        n_threads=setup.n_threads,
+        n_threads=setup.n_threads or n_usable_cores(),
         compute_s=None if resident is None else 1 / resident.decode_tok_s,
     )
     try:
@@ -273,7 +275,12 @@ def _save(model: Path, setup: Setup, sizes: ModelSizes, report: _Report) -> Path
     help="End a slow decode after this, at least 16 tokens.",
 )
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Rounds; medians are shown.")
-@click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads. [default: all cores]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Compute threads. [default: as many as a model takes by itself]",
+)
 @click.option("--no-reference", is_flag=True, help="Leave out the run with every expert in memory.")
 @click.option("--save", is_flag=True, help="Keep what was found beside the model, for 'hobbit plan'.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -303,7 +310,6 @@ def command(
     from ..bench.decode import RunShape
     from ..bench.machine import model_sizes
     from ..bench.runs import Setup, check_exact
-    from ..cores import n_usable_cores
     from ..pack import find_lo
     from ..policies import preset_of
 
@@ -317,7 +323,7 @@ def command(
         raise UsageError(f"The text {str(text)!r} is not a file.")
     budgets = _budgets(memory, expert_memory, sizes, reference=not no_reference)
     shape = RunShape(n_prompt=prompt_tokens, n_decode=n_tokens, max_decode_s=max_seconds)
-    setup = Setup(model, text, lo, threads or n_usable_cores(), shape, preset)
+    setup = Setup(model, text, lo, threads, shape, preset)
     cases = list(_cases(budgets, _precisions(precision, lo)))
     with progress_bar(f"measuring {model.name}") as progress:
         report = _measure(setup, cases, sizes, repeat, progress)
