@@ -47,7 +47,7 @@ class PrefetchBudget {
     // step is mostly what that step wants. Decoding 3.9 GB in an arena of a quarter with stacked gates (83% right), 3
     // instead of 0.8 took 1.5% to 6% less time for a byte; with request traces (a third right) 2 took 3% more.
     static constexpr double   surplus    = 2.0;
-    static constexpr double   min_wanted = 0.3; // share of guesses below which reading ahead costs more than it gives
+    static constexpr double   min_wanted = 0.5; // share of guesses below which reading ahead costs more than it gives
     static constexpr uint64_t max_bytes  = 256 << 20;
     static constexpr uint32_t steps_per_trial = 64;
 
