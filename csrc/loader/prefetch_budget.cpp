@@ -52,7 +52,7 @@ uint64_t PrefetchBudget::take() {
         n_refused_ = (n_refused_ + 1) % steps_per_trial;
         return n_refused_ == 0 ? 1 : 0;
     }
-    return window_bytes(std::max(safety, surplus * wanted_share_));
+    return window_bytes(surplus * wanted_share_);
 }
 
 uint64_t PrefetchBudget::window_bytes(double share) const {

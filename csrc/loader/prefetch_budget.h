@@ -43,9 +43,9 @@ class PrefetchBudget {
     static constexpr double alpha        = 0.2; // weight of the latest sample
     static constexpr double judged_alpha = 1.0 / 32;
     static constexpr double safety       = 0.8; // of the window: a read should end before the step begins
-    // Of the window, for guesses that are all wanted, and less as fewer are: windows differ, and what goes on into the
-    // step is mostly what that step wants. Decoding 3.9 GB in an arena of a quarter with stacked gates (83% right), 3
-    // instead of 0.8 took 1.5% to 6% less time for a byte; with request traces (a third right) 2 took 3% more.
+    // Of the window, for guesses that are all wanted, and down to 1 as fewer are: windows differ, and what goes on into
+    // the step is mostly what that step wants. Decoding 3.9 GB in an arena of a quarter with stacked gates (83% right),
+    // 3 instead of 0.8 took 1.5% to 6% less time for a byte; with request traces (a third right) 2 took 3% more.
     static constexpr double   surplus    = 2.0;
     static constexpr double   min_wanted = 0.5; // share of guesses below which reading ahead costs more than it gives
     static constexpr uint64_t max_bytes  = 256 << 20;

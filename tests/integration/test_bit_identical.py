@@ -106,6 +106,18 @@ def test_split_files(
         assert_identical(eval_logits(model, prompt, DECODE), stock_reference(whole, prompt, DECODE))
 
 
+@pytest.mark.parametrize("arch", MOE_MODELS)
+def test_the_number_of_threads_does_not_matter(
+    tiny_model: ModelFactory, stock_reference: StockReference, arch: str
+) -> None:
+    """The default number depends on the memory (cores.n_compute_threads), the tokens must not."""
+    path = tiny_model(arch)
+    prompt = make_prompt(64)
+    with closing(hobbit_llama(path, arena_bytes(path, ArenaSize.QUARTER), n_threads=3)) as model:
+        logits = eval_logits(model, prompt, DECODE)
+    assert_identical(logits, stock_reference(path, prompt, DECODE))
+
+
 @pytest.mark.parametrize("arena", ArenaSize)
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_threads_and_micro_batches(

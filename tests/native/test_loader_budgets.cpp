@@ -39,13 +39,18 @@ TEST_CASE("a window's worth is what the drive brings in it, less some room, and 
     CHECK(static_cast<double>(budget.take()) == doctest::Approx(2.0 * 6 * mib));
 }
 
-TEST_CASE("guesses of which few are wanted have no more than the window") {
-    PrefetchBudget budget;
-    run_steps(budget, 50);
-    for (int i = 0; i < 400; i++) {
-        budget.on_judged(i % 3 == 0);
-    }
-    CHECK(budget.take() == budget.idle_bytes());
+TEST_CASE("guesses have the less the fewer of them are wanted, and nothing if most are not") {
+    const auto taken_of = [](int n_wanted_of_six) {
+        PrefetchBudget budget;
+        run_steps(budget, 50);
+        for (int i = 0; i < 600; i++) {
+            budget.on_judged(i % 6 < n_wanted_of_six);
+        }
+        return static_cast<double>(budget.take()) / mib;
+    };
+    CHECK(taken_of(5) == doctest::Approx(2.0 * 5 / 6 * 6).epsilon(0.1));
+    CHECK(taken_of(4) == doctest::Approx(2.0 * 4 / 6 * 6).epsilon(0.1));
+    CHECK(taken_of(2) == 0.0);
 }
 
 TEST_CASE("steps that never have all they want leave no window") {
