@@ -160,6 +160,7 @@ void bind_engine(py::module_ & m) {
         .def("set_device_memory", &Engine::set_device_memory, py::arg("options"),
              py::call_guard<py::gil_scoped_release>())
         .def("fill_device_memory", &Engine::fill_device_memory, py::call_guard<py::gil_scoped_release>())
+        .def("set_spare_threads", &Engine::set_spare_threads, py::arg("n_threads"))
         .def("set_host_compute", &Engine::set_host_compute, py::arg("host_compute"))
         .def_property_readonly("all_device_bytes", &Engine::all_device_bytes,
                                "Slots on the device for every expert in hi.")

@@ -198,12 +198,7 @@ template <typename Function> Function inner_function(ggml_backend_t backend, con
 }
 
 // Without this one the inner CPU would run with its default of four threads.
-void set_n_threads(ggml_backend_t backend, int n_threads) {
-    if (auto set = inner_function<ggml_backend_set_n_threads_t>(backend, "ggml_backend_set_n_threads")) {
-        set(of(backend).inner.get(), n_threads);
-    }
-    of(backend).runner.set_n_threads(n_threads);
-}
+void set_n_threads(ggml_backend_t backend, int n_threads) { of(backend).runner.set_n_threads(n_threads); }
 
 void set_abort_callback(ggml_backend_t backend, ggml_abort_callback callback, void * data) {
     if (auto set = inner_function<ggml_backend_set_abort_callback_t>(backend, "ggml_backend_set_abort_callback")) {

@@ -19,8 +19,25 @@ bool has_own_memory(ggml_backend_t backend) {
 } // namespace
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
-    : is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner), matmul_(inner), gates_(inner),
-      reads_(inner), tiered_(inner), staged_(inner) {}
+    : inner_backend_(inner), is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner),
+      matmul_(inner), gates_(inner), reads_(inner), tiered_(inner), staged_(inner) {}
+
+void GraphRunner::set_n_threads(int n_threads) {
+    n_threads_ = n_threads;
+    tiered_.set_n_threads(n_threads);
+}
+
+void GraphRunner::set_inner_threads(int n_threads) {
+    if (n_threads == n_computing_) {
+        return;
+    }
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(inner_backend_));
+    if (auto set = reinterpret_cast<ggml_backend_set_n_threads_t>(
+            ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"))) {
+        set(inner_backend_, n_threads);
+    }
+    n_computing_ = n_threads;
+}
 
 ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     ModelExperts * model = nullptr;
@@ -35,6 +52,9 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
     end_layer();
     tiered_.drop_ahead();
     staged_.end_pass();
+    if (model != nullptr) {
+        thread_share_.on_pass(Timeline::now_us() - pass_us_, pass_stall_us_);
+    }
     if (status.ok()) {
         return GGML_STATUS_SUCCESS;
     }
@@ -132,6 +152,11 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
             model    = expert->model;
             n_tokens = static_cast<uint32_t>(node->src[2]->ne[1]);
         }
+    }
+    pass_us_       = Timeline::now_us();
+    pass_stall_us_ = 0;
+    if (model != nullptr || n_computing_ == 0) { // else as before: OpenMP makes new threads at every change
+        set_inner_threads(thread_share_.n_computing(n_threads_, model != nullptr ? model->n_spare_threads : 0));
     }
     if (model != nullptr && model->tier != nullptr && !StagedLayer::takes_batch(*model, n_tokens)) {
         model->tier->take_back();
@@ -300,10 +325,12 @@ Status GraphRunner::complete(Pending & pending) {
         arrived_.clear();
         {
             const TimelineSpan span(*view_.model->timeline, Timeline::Kind::stall, view_.layer_idx);
+            const uint64_t     start_us = Timeline::now_us();
             if (Status status = step_.loaded().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_);
                 !status.ok()) {
                 return status;
             }
+            pass_stall_us_ += Timeline::now_us() - start_us;
         }
         if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, *weights_, arrived_); !status.ok()) {
             return status;

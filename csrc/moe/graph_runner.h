@@ -17,6 +17,7 @@
 #include "moe/route_recorder.h"
 #include "moe/router_filter_step.h"
 #include "moe/staged_layer.h"
+#include "moe/thread_share.h"
 #include "moe/tiered_layer.h"
 
 #include <optional>
@@ -29,8 +30,8 @@ class GraphRunner {
   public:
     GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer);
 
-    // Threads for what the host computes itself beside a device.
-    void set_n_threads(int n_threads) { tiered_.set_n_threads(n_threads); }
+    // Threads to compute with from the next graph on: on the CPU all of it, else what the host does beside the device.
+    void set_n_threads(int n_threads);
 
     // On failure the reason is with the model whose experts the graph uses (ModelExperts::take_error).
     ggml_status compute(ggml_cgraph * graph) noexcept;
@@ -46,6 +47,7 @@ class GraphRunner {
     Status compute_to_router();
     Status run(ggml_cgraph * graph, ModelExperts *& model);
     void   begin_pass(ggml_cgraph * graph);
+    void   set_inner_threads(int n_threads);
     Status compute_layer(ggml_cgraph * graph);
     void   add_in_order(ggml_cgraph * graph, int first_idx, const WeightArea & first);
     Status add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights);
@@ -57,6 +59,7 @@ class GraphRunner {
     Status complete_all();
     bool   reads_pending(const ggml_tensor * expert_node) const;
 
+    ggml_backend_t   inner_backend_;
     IsExpertBuffer   is_expert_buffer_;
     const bool       is_gpu_; // the inner device fuses nodes, and has memory of its own
     InnerGraph       inner_;
@@ -70,6 +73,12 @@ class GraphRunner {
     LookAhead        ahead_;
     TieredLayer      tiered_; // where the inner device has a tier of its own
     StagedLayer      staged_; // there, of batches
+
+    int         n_threads_     = GGML_DEFAULT_N_THREADS;
+    int         n_computing_   = 0; // that the inner device was told; 0: nothing yet
+    uint64_t    pass_us_       = 0; // when it began
+    uint64_t    pass_stall_us_ = 0;
+    ThreadShare thread_share_;
 
     std::optional<LoadedWeights> weights_; // where it multiplies by what the loader holds
     const std::vector<int32_t>   every_lease_;

@@ -56,9 +56,10 @@ struct ModelExperts {
     Loader *                 loader  = nullptr; // nullptr until the memory budget is set
     GgmlBufferPtr            host_buffer; // stands for the loader's arenas: kernels look at a weight's buffer type only
     // Of a device with memory of its own; nullptr: it multiplies by what the loader holds.
-    DeviceTier *  tier         = nullptr;
-    DeviceArena * device_arena = nullptr;
-    bool          host_compute = true; // the host may multiply by experts that are not on the device
+    DeviceTier *  tier            = nullptr;
+    DeviceArena * device_arena    = nullptr;
+    bool          host_compute    = true; // the host may multiply by experts that are not on the device
+    int           n_spare_threads = 0;    // of those that compute, to be left to reads (ThreadShare)
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum

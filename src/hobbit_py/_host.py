@@ -293,11 +293,6 @@ def measure(engine: _core.Engine, model_params: Any, context_params: Any, *, ver
         c_api.llama_model_free(model)
 
 
-def set_n_threads(context: Any, n_threads: int) -> None:  # noqa: ANN401
-    """Computes with so many threads from the next token on; `context` is a llama_cpp.Llama's `ctx`."""
-    c_api.llama_set_n_threads(context, n_threads, n_threads)
-
-
 def memory_of(context: Any) -> ContextNeeds:  # noqa: ANN401
     """What an existing context of one of our models and its model hold."""
     return ContextNeeds(*_breakdown(context.model.engine, context.ctx, dry=False), n_vocab=context.model.n_vocab())

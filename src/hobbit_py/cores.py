@@ -15,14 +15,14 @@ def n_usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def n_compute_threads(*, has_reads: bool) -> int:
-    """Compute threads of a model whose user gave no number; `has_reads`: experts come from the drive meanwhile.
+def n_spare_cores() -> int:
+    """Cores that compute leaves to the threads that read, while tokens wait for those.
 
     ggml's threads meet after every operation, so one that shares its core with a thread that reads holds up all others.
     From four cores on the reads get one of them, from sixteen on one of eight (docs/performance.md, "Cores").
     """
     n_cores = n_usable_cores()
-    return n_cores - max(1, n_cores // 8) if has_reads and n_cores >= _MANY_CORES else n_cores
+    return max(1, n_cores // 8) if n_cores >= _MANY_CORES else 0
 
 
 def openmp_spin_count() -> int:

@@ -20,7 +20,7 @@ from ._native_stats import LOADING as LOADING
 from ._native_stats import read_residency, read_stats
 from ._promises import live_engines
 from .choice import choose
-from .cores import n_compute_threads
+from .cores import n_spare_cores, n_usable_cores
 from .errors import HobbitError, ModelFileError, UsageError
 from .memory import parse_budget
 from .mixed import check_lo, choose_lo, mixed_settings
@@ -75,9 +75,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             Its kernels round differently; without it results do not depend on what is resident.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
-        n_threads: Compute threads; None: every core this process may use, or some fewer where experts come from the
-            drive (`hobbit_py.cores.n_compute_threads`). The tokens do not depend on it without flash attention, with
-            which it is every core.
+        n_threads: Compute threads; None: every core this process may use, less some while experts are waited for
+            (`hobbit_py.cores.n_spare_cores`; not with flash attention, where tokens depend on the number).
         verbose: Show llama.cpp's log on stderr.
         **keywords: All other keywords of `llama_cpp.Llama`. `use_mmap` has no effect on a model with experts.
 
@@ -191,7 +190,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
             n_ctx = n_ctx_train if n_ctx == 0 else min(_DEFAULT_MAX_CTX, n_ctx_train)
         may_spare_cores = n_threads is None and n_threads_batch is None and not keywords.get("flash_attn")
-        n_threads = n_threads or n_compute_threads(has_reads=False)
+        n_threads = n_threads or n_usable_cores()
         arguments = {
             **keywords,
             "n_ctx": n_ctx,
@@ -265,8 +264,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if chosen_device.has_tier:
             engine.set_device_memory(plan.tier_options)
         elif may_spare_cores:
-            has_reads = loader_options.expert_memory_bytes < engine.all_slots_bytes
-            self._set_threads(n_compute_threads(has_reads=has_reads))
+            engine.set_spare_threads(n_spare_cores())
         if plan.all_on_device:
             engine.fill_device_memory()
         self._warm_start = warm_start
@@ -295,11 +293,6 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         from .hub.fetch import resolve
 
         return cls(resolve(repo_id), **keywords)
-
-    def _set_threads(self, n_threads: int) -> None:
-        self.n_threads = self.n_threads_batch = n_threads
-        self.context_params.n_threads = self.context_params.n_threads_batch = n_threads
-        _host.set_n_threads(self.ctx, n_threads)
 
     def set_policy(self, policy: PrecisionPolicy, *, skip_renorm: bool = False) -> None:
         """Decides from the next token on which copy of a missing expert is used; without a lo copy it has no effect.

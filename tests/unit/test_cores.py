@@ -1,15 +1,14 @@
-"""How many threads compute, and how long they spin, by the number of cores."""
+"""What threads do with cores, by their number."""
 
 import pytest
 
 from hobbit_py import cores
 
 
-@pytest.mark.parametrize(("n_cores", "n_threads"), [(1, 1), (2, 2), (3, 3), (4, 3), (8, 7), (16, 14), (32, 28)])
-def test_reads_get_a_core_where_there_are_many(monkeypatch: pytest.MonkeyPatch, n_cores: int, n_threads: int) -> None:
+@pytest.mark.parametrize(("n_cores", "n_spare"), [(1, 0), (2, 0), (3, 0), (4, 1), (8, 1), (16, 2), (32, 4)])
+def test_reads_get_a_core_where_there_are_many(monkeypatch: pytest.MonkeyPatch, n_cores: int, n_spare: int) -> None:
     monkeypatch.setattr(cores, "n_usable_cores", lambda: n_cores)
-    assert cores.n_compute_threads(has_reads=True) == n_threads
-    assert cores.n_compute_threads(has_reads=False) == n_cores
+    assert cores.n_spare_cores() == n_spare
 
 
 def test_threads_spin_longer_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
