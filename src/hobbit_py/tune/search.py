@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REROUTE_MARGINS = (0.3, 0.5)
 _MAX_RUNS = 15  # of the search, exact mode and the recording of the router
-_MAX_REROUTED_RUNS = 6
+_MAX_REROUTED_RUNS = 4  # two of the thresholds that were found, or one, one and two
 
 
 @dataclass(frozen=True)
