@@ -8,6 +8,8 @@ Every point is a teacher-forced run over the same windows, one token at a time, 
 hi experts' bytes; its predictions are compared with exact mode's, token by token. Bytes are relative to exact mode with
 the same arena. Text should be such as the model was not trained on. One JSON line a point is appended to --out; points
 that are there already are not run again.
+
+Router filters are run with `--only filter` alone, in exact mode and with high thresholds (docs/router_filters.md).
 """
 
 from __future__ import annotations
@@ -27,8 +29,18 @@ from sizes import parse_numbers
 
 from hobbit_py import HobbitError, Llama
 from hobbit_py.evaluate import Evaluation, Reference, Windows, cut_windows, evaluate
-from hobbit_py.mixed import default_lo_share, default_policy
-from hobbit_py.policies import HI, LO, AlwaysLow, HobbitThresholds, PrecisionPolicy, WeightThresholds
+from hobbit_py.mixed import DEFAULT_TILT, default_lo_share, default_policy
+from hobbit_py.policies import (
+    HI,
+    LO,
+    AlwaysLow,
+    CachePrior,
+    HobbitThresholds,
+    PrecisionPolicy,
+    RouterFilter,
+    Substitute,
+    WeightThresholds,
+)
 
 WINDOW = 256
 DEFAULT = "default"
@@ -37,6 +49,19 @@ HOBBIT_THRESHOLDS = ((0.0, 1.0), (0.6, 0.9))
 LO_SHARE = 0.25  # besides the default
 SKIP_ONLY = (0.9, 0.8, 0.6)
 RANDOM_LO = (0.4, 0.7)
+FILTER = "filter"  # the method that is run only if it is asked for
+EXACT_FILTERS = (
+    *(CachePrior(strength, 2) for strength in (0.02, 0.05, 0.1)),
+    *(CachePrior(strength, 4) for strength in (0.1, 0.2)),
+    *(Substitute(margin, 1) for margin in (0.3, 0.5)),
+)
+MIXED_FILTERS = (
+    None,
+    *(CachePrior(strength, 2) for strength in (0.05, 0.1)),
+    *(Substitute(margin, 1) for margin in (0.3, 0.5)),
+    Substitute(0.5, 2),
+)
+FILTERED = ((0.3, 0.75), (0.4, 0.9))  # hi above, with the default tilt, and lo share
 
 
 class RandomLow:
@@ -59,7 +84,7 @@ class Point:
 
     model: str
     arena: float
-    method: str  # exact, weight, hobbit, uniform, fewer experts, skip only, random
+    method: str  # exact, weight, hobbit, uniform, fewer experts, skip only, random, filter
     setting: str
     lo: str = ""  # type of the copies, or of the whole model
     path: Path = field(default=Path(), compare=False)
@@ -107,10 +132,12 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
     def point(method: str, setting: str, lo: str = "", path: Path = model.path, **keywords: object) -> Point:
         return Point(model.path.name, arena, method, setting, lo, path, keywords)
 
-    def mixed(method: str, setting: str, lo: Path, policy: PrecisionPolicy, lo_share: float | None = None) -> Point:
+    def mixed(
+        method: str, setting: str, lo: Path, policy: PrecisionPolicy, lo_share: float | None = None, **more: object
+    ) -> Point:
         lo_ratio = expert_bytes_of(gguf.GGUFReader(lo)) / model.expert_bytes
         share = default_lo_share(model.n_expert_used, arena, lo_ratio) if lo_share is None else lo_share
-        return point(method, setting, expert_type(lo), lo_path=lo, policy=policy, lo_share=share)
+        return point(method, setting, expert_type(lo), lo_path=lo, policy=policy, lo_share=share, **more)
 
     default = default_policy(model.n_expert_used, arena, model.n_layers)
     yield point("exact", "", precision="exact")
@@ -137,6 +164,28 @@ def points_of(model: Model, los: Sequence[Path], uniforms: Sequence[Path], arena
     for probability in RANDOM_LO:
         for lo in los:
             yield mixed("random", f"p={probability:g}", lo, RandomLow(probability))
+    for router_filter in EXACT_FILTERS:
+        setting = f"exact, {filter_text(router_filter)}"
+        yield point(FILTER, setting, precision="exact", router_filter=router_filter)
+    for hi_above, lo_share in FILTERED:
+        for router_filter in MIXED_FILTERS:
+            setting = f"hi above {hi_above:g}, lo share {lo_share:g}, {filter_text(router_filter)}"
+            for lo in los:
+                policy = WeightThresholds.tilted(hi_above, DEFAULT_TILT, model.n_layers)
+                yield mixed(FILTER, setting, lo, policy, lo_share, router_filter=router_filter)
+
+
+def filter_text(router_filter: RouterFilter | None) -> str:
+    """As one writes it, "Substitute(0.3, 1)"."""
+    if router_filter is None:
+        return "no filter"
+    amount = router_filter.strength if isinstance(router_filter, CachePrior) else router_filter.margin
+    return f"{type(router_filter).__name__}({amount:g}, {router_filter.n_protected})"
+
+
+def is_asked(point: Point, only: Sequence[str] | None) -> bool:
+    """Whether to run it: if its setting or its method is named, or, with nothing named, everything but filters."""
+    return point.setting in only or point.method in only if only else point.method != FILTER
 
 
 def load(point: Point, model: Model, n_threads: int) -> Llama:
@@ -193,7 +242,7 @@ def record(point: Point, evaluation: Evaluation, exact_bytes: float) -> dict[str
 def sweep(model: Model, points: Sequence[Point], args: argparse.Namespace, done: set[tuple[Any, ...]]) -> None:
     """Runs what is not done yet; the exact run of an arena always, for its predictions and bytes."""
     exact, *others = points
-    others = [p for p in others if p.key not in done and (not args.only or p.setting in args.only)]
+    others = [p for p in others if p.key not in done and is_asked(p, args.only)]
     if not others and exact.key in done:
         return
     texts = [path.read_bytes() for path in args.text]
@@ -240,7 +289,9 @@ def main() -> int:
     parser.add_argument("--text", type=Path, action="append", required=True, help="text to predict; several times")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of a point, over all texts")
     parser.add_argument("--arenas", type=parse_numbers, default=[25, 50], help="percent of the expert bytes")
-    parser.add_argument("--only", action="append", help="run this setting alone, e.g. 'default'; several times")
+    parser.add_argument(
+        "--only", action="append", help="run this setting or method alone, e.g. 'default'; several times"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, appended")
     args = parser.parse_args()

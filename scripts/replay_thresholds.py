@@ -5,8 +5,9 @@
 
 Takes seconds where a run of the model takes minutes, and bytes agree with it to the third digit. "lo weight" is the sum
 of squared router weights of a token's experts in a layer that ran in lo, the mean of the layers: the error that they
-leave, and with it the KL divergence from exact mode, is about proportional to it for a given type of lo copies. What a
-tilt is good for shows with --layer-cost, from scripts/layer_cost.py.
+leave, and with it the KL divergence from exact mode, is about proportional to it for a given type of lo copies.
+`hobbit tune` looks for thresholds and shares of the memory for lo copies in the same way. What a tilt is good for shows
+with --layer-cost, from scripts/layer_cost.py.
 """
 
 from __future__ import annotations
@@ -15,43 +16,20 @@ import argparse
 import dataclasses
 import itertools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from sizes import parse_numbers
 
 from hobbit_py import HobbitError
 from hobbit_py.mixed import DEFAULT_TILT, default_lo_share
-from hobbit_py.policies import HI, LO, PROMOTE, EvictionPolicy, PrecisionPolicy, Preset, WeightThresholds
+from hobbit_py.policies import EvictionPolicy, Preset, WeightThresholds
 from hobbit_py.policies.eviction import NextUse
 from hobbit_py.simulate import Trace, load_trace
 from hobbit_py.simulate.predictions import guesses_of
 from hobbit_py.simulate.replay import make_replay, run_replay
+from hobbit_py.tune.frontier import replay_cost
 
 NOTHING_AHEAD = Preset("replay", eviction="lru")
-
-
-class LoWeight:
-    """Decides as WeightThresholds and adds up what that leaves in lo; skips nothing."""
-
-    def __init__(self, thresholds: WeightThresholds, layer_cost: Sequence[float]) -> None:
-        self._thresholds, self._wait_above = thresholds, np.float32(thresholds.wait_above)
-        self._layer_cost = layer_cost
-        self.squares = 0.0
-        self.n_hi = 0
-
-    def choose(
-        self, layer: int, gate_weights: npt.NDArray[np.float32], resident: npt.NDArray[np.int8]
-    ) -> npt.NDArray[np.int64]:
-        wanted = gate_weights >= np.float32(self._thresholds.hi_above - self._thresholds.fall * layer)
-        codes = np.where(wanted | (resident == HI), HI, LO)
-        codes[wanted & (resident == LO) & (gate_weights < self._wait_above)] = PROMOTE
-        in_lo = gate_weights[codes != HI]
-        self.squares += float(in_lo @ in_lo) * self._layer_cost[layer]
-        self.n_hi += len(gate_weights) - len(in_lo)
-        return codes
 
 
 def enlarged(trace: Trace, times: int) -> Trace:
@@ -60,14 +38,10 @@ def enlarged(trace: Trace, times: int) -> Trace:
     )
 
 
-def read_bytes(
-    trace: Trace, arena: float, policy: PrecisionPolicy | None, lo_share: float, eviction: EvictionPolicy
-) -> tuple[float, float]:
-    """Bytes a token that were waited for, and of hi copies read in idle time."""
-    memory_bytes = int(arena * float((trace.n_expert[:, None] * trace.hi_part_bytes).sum()))
-    replay = make_replay(trace, memory_bytes, eviction, policy, lo_share)
-    replayed = run_replay(trace, replay, guesses_of(trace, NOTHING_AHEAD))
-    return replayed.miss_bytes.sum() / trace.n_tokens, replayed.upgrade_bytes.sum() / trace.n_tokens
+def exact_bytes(trace: Trace, memory_bytes: int, eviction: EvictionPolicy) -> float:
+    """Bytes a token that exact mode reads."""
+    replay = make_replay(trace, memory_bytes, eviction)
+    return float(run_replay(trace, replay, guesses_of(trace, NOTHING_AHEAD)).miss_bytes.sum() / trace.n_tokens)
 
 
 def parse_weights(text: str) -> list[float]:
@@ -83,31 +57,32 @@ def main() -> int:
     parser.add_argument("--tilt", type=parse_weights, default=[DEFAULT_TILT], help="see WeightThresholds.tilted")
     parser.add_argument("--layer-cost", type=parse_weights, help="of lo weight in each layer (1)")
     parser.add_argument("--mixed-follow-weight", type=float, default=NextUse.mixed_follow_weight, help="of next-use")
-    parser.add_argument("--lo-share", type=float, help="of the memory (that of a model that was not tuned)")
+    parser.add_argument("--lo-share", type=parse_weights, help="of the memory (that of a model that was not tuned)")
     parser.add_argument("--times", type=int, default=1, help="as if experts were larger, e.g. where padding vanishes")
     args = parser.parse_args()
     try:
         trace = enlarged(load_trace(args.trace), args.times)
         if not trace.has_lo:
             parser.error(f"{args.trace} was recorded without a lo copy")
-        layer_cost = args.layer_cost or [1.0] * len(trace.n_expert)
-        if len(layer_cost) != len(trace.n_expert):
-            parser.error(f"--layer-cost has {len(layer_cost)} layers, expected {len(trace.n_expert)}")
+        if args.layer_cost and len(args.layer_cost) != len(trace.n_expert):
+            parser.error(f"--layer-cost has {len(args.layer_cost)} layers, expected {len(trace.n_expert)}")
         eviction = NextUse(mixed_follow_weight=args.mixed_follow_weight)
         lo_ratio = float(trace.lo_part_bytes.sum() / trace.hi_part_bytes.sum())
-        print("arena  hi above  tilt  wait above  waited for     all   fewer  in hi  lo weight")
+        print("arena  lo share  hi above  tilt  wait above  waited for     all   fewer  in hi  lo weight")
         for arena in (percent / 100 for percent in args.arenas):
-            exact, _ = read_bytes(trace, arena, None, 0.0, eviction)
-            lo_share = default_lo_share(trace.n_used, arena, lo_ratio) if args.lo_share is None else args.lo_share
-            for hi_above, tilt, wait_above in itertools.product(args.hi_above, args.tilt, args.wait_above):
+            memory_bytes = int(arena * float((trace.n_expert[:, None] * trace.hi_part_bytes).sum()))
+            exact = exact_bytes(trace, memory_bytes, eviction)
+            lo_shares = args.lo_share or [default_lo_share(trace.n_used, arena, lo_ratio)]
+            settings = itertools.product(lo_shares, args.hi_above, args.tilt, args.wait_above)
+            for lo_share, hi_above, tilt, wait_above in settings:
                 thresholds = WeightThresholds.tilted(hi_above, tilt, len(trace.n_expert), wait_above=wait_above)
-                policy = LoWeight(thresholds, layer_cost)
-                waited, upgrades = read_bytes(trace, arena, policy, lo_share, eviction)
-                n_steps = trace.n_tokens * len(trace.layers)
+                cost = replay_cost(
+                    trace, memory_bytes, thresholds, lo_share, eviction=eviction, layer_cost=args.layer_cost
+                )
                 print(
-                    f"{arena:5.0%} {hi_above:9.2f} {tilt:5.2f} {wait_above:11.2f} {waited / exact:11.3f} "
-                    f"{(waited + upgrades) / exact:7.3f} {exact / (waited + upgrades):6.2f}x "
-                    f"{policy.n_hi / n_steps / trace.n_used:6.3f} {policy.squares / n_steps:10.5f}",
+                    f"{arena:5.0%} {lo_share:8.2f} {hi_above:9.2f} {tilt:5.2f} {wait_above:11.2f} "
+                    f"{cost.waited_bytes / exact:11.3f} {cost.read_bytes / exact:7.3f} "
+                    f"{exact / cost.read_bytes:6.2f}x {cost.hi_share:6.3f} {cost.lo_weight:10.5f}",
                     flush=True,
                 )
     except (HobbitError, OSError) as error:

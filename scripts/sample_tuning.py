@@ -8,6 +8,7 @@ TUNING = Tuning(
     wait_above=0.5,
     tilt=0.25,
     lo_share=0.5,
+    reroute_margin=0.0,
     loss=0.004,
     loss_se=0.001,
     bytes_ratio=0.4,

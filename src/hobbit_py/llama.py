@@ -23,7 +23,7 @@ from .choice import choose
 from .cores import n_spare_cores, n_usable_cores
 from .errors import HobbitError, ModelFileError, UsageError
 from .memory import parse_budget
-from .mixed import check_lo, choose_lo, mixed_settings
+from .mixed import check_lo, choose_lo, mixed_settings, tuned_filter
 from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
@@ -57,7 +57,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
         router_filter: `policies.CachePrior` or `policies.Substitute`: prefer resident experts where the router nearly
-            does not care. Changes results.
+            does not care. Changes results. None: the preset's; in mixed mode, with preset, policy and lo_share left
+            out as well, what `hobbit tune --reroute` found.
         eviction: Decides which resident expert goes; likewise. None: the preset's. One written in Python is asked once
             a layer, by the thread that computes.
         warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the
@@ -210,6 +211,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.model_paths = tuple(engine.paths)
         check_expert_keywords(keywords)
         self._set_prefetch(engine, prefetch_settings)
+        is_open = router_filter is None and policy is None and lo_share is None
+        if is_open and chosen.is_auto and lo_path is not None:
+            router_filter = tuned_filter(engine.paths, lo_path)
         if router_filter is not None:
             engine.set_router_filter(*to_native_filter(router_filter))
         if lo_path is not None:
@@ -240,6 +244,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 memory_share=plan.loader_options.expert_memory_bytes / engine.all_slots_bytes,
                 lo_ratio=engine.all_lo_slots_bytes / engine.all_slots_bytes,
                 has_tier=chosen_device.has_tier,
+                router_filter=router_filter,
             )
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
-from .policies import PrecisionPolicy, WeightThresholds
-from .tune import load_tuning
+from .policies import PrecisionPolicy, RouterFilter, WeightThresholds
+from .tune import Tuning, load_tuning
 
 DEFAULT_TILT = 0.25
 
@@ -73,6 +73,17 @@ def device_policy(n_expert_used: int, lo_ratio: float) -> WeightThresholds:
     return WeightThresholds(hi_above=min(1.0 if lo_ratio >= 0.5 else 0.8, 3.2 / n_expert_used))
 
 
+def full_lo_share(memory_share: float, lo_ratio: float) -> float:
+    """The share of the memory for lo copies with which every expert has room in hi or in lo; beyond it none is of use.
+
+    1 where there is no room for all; arguments as of `default_lo_share`.
+    """
+    if memory_share >= 1.0:
+        return 0.0
+    gain = memory_share * (1.0 / lo_ratio - 1.0) if lo_ratio > 0 else 0.0  # copies more than in hi alone
+    return 1.0 if gain <= 0.0 else min(1.0, (1.0 - memory_share) / gain)
+
+
 def default_lo_share(n_expert_used: int, memory_share: float, lo_ratio: float) -> float:
     """The share of the experts' memory for lo copies in a model that was not tuned.
 
@@ -84,11 +95,13 @@ def default_lo_share(n_expert_used: int, memory_share: float, lo_ratio: float) -
         memory_share: The experts' memory over what all of them would take in hi.
         lo_ratio: Bytes of a lo copy over those of a hi copy.
     """
-    most = 0.25 if n_expert_used <= 2 else 0.45
-    if memory_share >= 1.0:
-        return 0.0
-    gain = memory_share * (1.0 / lo_ratio - 1.0) if lo_ratio > 0 else 0.0  # copies more than in hi alone
-    return most if gain <= 0.0 else min(most, (1.0 - memory_share) / gain)
+    return min(0.25 if n_expert_used <= 2 else 0.45, full_lo_share(memory_share, lo_ratio))
+
+
+def tuned_filter(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> RouterFilter | None:
+    """What `hobbit tune --reroute` chose for this model and lo copy; None: nothing."""
+    tuning = load_tuning(model_paths, lo)
+    return None if tuning is None else tuning.router_filter()
 
 
 def mixed_settings(
@@ -102,10 +115,12 @@ def mixed_settings(
     memory_share: float,
     lo_ratio: float,
     has_tier: bool = False,
+    router_filter: RouterFilter | None = None,
 ) -> MixedSettings:
     """Fills in what the user left open (None), from the tune file if it is about these very files.
 
-    `memory_share` and `lo_ratio` are those of `default_lo_share`; `has_tier`: a GPU with memory of its own computes.
+    `memory_share` and `lo_ratio` are those of `default_lo_share`; `has_tier`: a GPU with memory of its own computes;
+    `router_filter`: that of the run, which the note takes into account.
     """
     name = Path(lo).name
     default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
@@ -129,10 +144,21 @@ def mixed_settings(
         )
     return MixedSettings(
         policy=tuning.policy(n_layers),
-        lo_share=tuning.lo_share,
-        note=f"Mixed precision with lo copies from {name}; loss {format_loss(tuning.loss)} perplexity, measured by "
-        f"hobbit tune.",
+        lo_share=min(tuning.lo_share, full_lo_share(memory_share, lo_ratio)),  # it may have had less memory
+        note=_tuned_note(name, tuning, router_filter),
     )
+
+
+def _tuned_note(name: str, tuning: Tuning, router_filter: RouterFilter | None) -> str:
+    loss = f"loss {format_loss(tuning.loss)} perplexity, measured by hobbit tune"
+    if router_filter != tuning.router_filter():
+        return f"Mixed precision with lo copies from {name}; {loss} with {_filter_words(tuning.router_filter())}."
+    rerouted = ", missing experts rerouted to resident ones" if router_filter is not None else ""
+    return f"Mixed precision with lo copies from {name}{rerouted}; {loss}."
+
+
+def _filter_words(router_filter: RouterFilter | None) -> str:
+    return "no router filter" if router_filter is None else "another router filter"
 
 
 def format_loss(loss: float) -> str:

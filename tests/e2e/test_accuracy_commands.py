@@ -87,22 +87,25 @@ def test_report_in_words(model: Path) -> None:
     assert result.stderr.startswith("hobbit: Mixed precision with lo copies from model.lo-Q3_K.gguf")
 
 
-def test_tune_stores_what_the_next_run_uses(model: Path) -> None:
-    tuned = report("tune", model, "--expert-memory", QUARTER, "--tokens", "128", "--ctx", "128", "--max-loss", "5%")
+SETTINGS = ("hi_above", "wait_above", "skip_below", "tilt", "lo_share", "reroute_margin")
+
+
+@pytest.mark.parametrize("options", [(), ("--reroute",)], ids=str)
+def test_tune_stores_what_the_next_run_uses(model: Path, options: tuple[str, ...]) -> None:
+    size = ("--expert-memory", QUARTER, "--tokens", "128", "--ctx", "128", "--max-loss", "5%")
+    tuned = report("tune", model, *size, *options)
     stored = model.with_name("model.hobbit.json")
     try:
         assert Path(tuned["stored"]) == stored
         assert json.loads(stored.read_text())["hi_above"] == tuned["hi_above"]
-        chosen = [
-            m
-            for m in tuned["measured"]
-            if all(m[name] == tuned[name] for name in ("hi_above", "wait_above", "skip_below", "tilt", "lo_share"))
-        ]
+        chosen = [m for m in tuned["measured"] if all(m[name] == tuned[name] for name in SETTINGS)]
         assert len(chosen) == 1
+        assert any(m["reroute_margin"] > 0 for m in tuned["measured"]) == bool(options)
         assert chosen[0]["loss"] == tuned["loss"] <= 0.05
         assert tuned["time_ratio"] == min(m["time_ratio"] for m in tuned["measured"] if m["loss"] <= 0.05) < 1
         result = hobbit("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
         assert "measured by hobbit tune" in result.stderr
+        assert ("rerouted" in result.stderr) == (tuned["reroute_margin"] > 0)
     finally:
         stored.unlink()
 

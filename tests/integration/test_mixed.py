@@ -26,7 +26,17 @@ from tiny_models.families import FAMILIES
 
 import hobbit_py
 from hobbit_py.errors import HobbitError, ModelFileError, UsageError
-from hobbit_py.policies import HI, LO, SKIP, AlwaysHigh, AlwaysLow, HobbitThresholds, PrecisionPolicy, WeightThresholds
+from hobbit_py.policies import (
+    HI,
+    LO,
+    SKIP,
+    AlwaysHigh,
+    AlwaysLow,
+    HobbitThresholds,
+    PrecisionPolicy,
+    Substitute,
+    WeightThresholds,
+)
 from hobbit_py.tune import save_tuning
 
 ARCHS = ["llama", "qwen3moe", "olmoe", "deepseek2", "gpt-oss", "deepseek2-fused"]
@@ -269,6 +279,31 @@ def test_what_tune_stored_is_used(pair: tuple[Path, Path]) -> None:
             f"Mixed precision with lo copies from {lo.name}; loss 0.4% perplexity, measured by hobbit tune."
         )
         assert model.stats().read_bytes_lo == 0
+
+
+def rerouted(path: Path, **keywords: Any) -> tuple[int, str]:
+    """Experts that gave way over some tokens, and the note."""
+    with closing(mixed_llama(path, arena_bytes(path, ArenaSize.QUARTER), prefetch=False, **keywords)) as model:
+        eval_logits(model, make_prompt(1), make_prompt(48))
+        return model.stats().n_rerouted, model.note or ""
+
+
+def test_tuned_rerouting_is_for_mixed_runs_that_leave_it_open(tiny_model: ModelFactory, tmp_path: Path) -> None:
+    shape = {"n_expert": 16, "n_expert_used": 4}
+    hi, lo = tmp_path / "model.gguf", tmp_path / f"model.lo-{LO_TYPE}.gguf"
+    hi.symlink_to(tiny_model("qwen3moe", **shape))
+    lo.symlink_to(tiny_model("qwen3moe", experts_quant=LO_TYPE, **shape))
+    save_tuning([hi], lo, TUNING)
+    assert rerouted(hi)[0] == 0
+    save_tuning([hi], lo, replace(TUNING, reroute_margin=0.8))
+    n_rerouted, note = rerouted(hi)
+    assert n_rerouted > 0
+    assert "missing experts rerouted to resident ones; loss 0.4% perplexity, measured by hobbit tune" in note
+    assert rerouted(hi, precision="exact") == (0, "")
+    assert rerouted(hi, preset="default")[0] == 0
+    assert rerouted(hi, policy=AlwaysHigh())[0] == 0
+    assert rerouted(hi, lo_share=0.5)[0] == 0
+    assert rerouted(hi, router_filter=Substitute(0.0))[0] == 0
 
 
 def test_everything_fits_in_hi(pair: tuple[Path, Path], stock_reference: StockReference) -> None:

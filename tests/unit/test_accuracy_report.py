@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy_report as report
+import accuracy_sweep as sweep
 import pytest
 
 
@@ -45,6 +46,27 @@ def test_an_alternative_that_is_as_close_fails_the_report(
     assert "m.gguf, 25%: skip only Q3_K beyond 0.8: no setting of ours is closer" in capsys.readouterr().out
 
 
+def test_router_filters_are_compared_with_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closer = record("filter", "exact, Substitute(0.3, 1)", 0.35, 0.001)
+    assert run(tmp_path, monkeypatch, *OURS, record("random", "p=0.7", 0.6, 0.007), closer) == 0
+    out = capsys.readouterr().out
+    assert "1 alternatives" in out
+    assert "Substitute" not in out
+
+
 def test_settings_that_another_beats_in_bytes_and_divergence_are_left_out() -> None:
     beaten = record("hobbit", "T1=0 T2=1", 0.41, 0.008)
     assert report.without_dominated([*OURS, beaten]) == list(OURS)
+
+
+def test_router_filters_run_only_if_they_are_asked_for() -> None:
+    filtered, default = (sweep.Point("m.gguf", 0.25, *names) for names in ((sweep.FILTER, "x"), ("weight", "default")))
+    for only, is_asked in ((None, (False, True)), ([sweep.FILTER], (True, False)), (["x"], (True, False))):
+        assert (sweep.is_asked(filtered, only), sweep.is_asked(default, only)) == is_asked
+
+
+def test_router_filters_are_written_as_they_are_made() -> None:
+    texts = [sweep.filter_text(f) for f in (*sweep.EXACT_FILTERS, *sweep.MIXED_FILTERS)]
+    assert {"CachePrior(0.02, 2)", "Substitute(0.5, 2)", "no filter"} <= set(texts)

@@ -1,4 +1,4 @@
-"""`hobbit tune`: the search, the thresholds of a target mix, and the file that keeps the result."""
+"""`hobbit tune`: the thresholds of a target mix, and the file that keeps the result."""
 
 import json
 from dataclasses import replace
@@ -9,11 +9,19 @@ import numpy.typing as npt
 import pytest
 from sample_tuning import TUNING
 
-from hobbit_py.mixed import DEFAULT_TILT, default_lo_share, default_policy, device_policy, format_loss
-from hobbit_py.policies import HI, WeightThresholds
+from hobbit_py.mixed import (
+    DEFAULT_TILT,
+    default_lo_share,
+    default_policy,
+    device_policy,
+    format_loss,
+    full_lo_share,
+    mixed_settings,
+    tuned_filter,
+)
+from hobbit_py.policies import HI, CachePrior, RouterFilter, Substitute, WeightThresholds
 from hobbit_py.tune import load_tuning, save_tuning, tuning_path
-from hobbit_py.tune.routing import RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
-from hobbit_py.tune.search import LO_SHARES, NEVER_WAIT, TILTS, Candidate, Measured, Speeds, search
+from hobbit_py.tune.routing import HI_A_TOKEN, RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
 
 
 @pytest.fixture
@@ -22,89 +30,6 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     model.write_bytes(b"m" * 1000)
     lo.write_bytes(b"l" * 300)
     return model, lo
-
-
-HI_LADDER, SKIP_LADDER = [0.6, 0.3, 0.1], [0.02, 0.05]
-
-
-class Landscape:
-    """A made-up model: what settings lose and read."""
-
-    def __init__(
-        self, loss_of_lo: float, skip_loss: float = 1.0, never_wait_loss: float = 1.0, flat_loss: float = 1.0
-    ) -> None:
-        self.loss_of_lo, self.skip_loss, self.never_wait_loss = loss_of_lo, skip_loss, never_wait_loss
-        self.flat_loss = flat_loss
-        self.asked: list[Candidate] = []
-
-    def measure(self, candidate: Candidate) -> Measured:
-        self.asked.append(candidate)
-        loss = self.loss_of_lo * candidate.hi_above + self.skip_loss * candidate.skip_below
-        loss += self.never_wait_loss * max(0.0, candidate.wait_above - candidate.hi_above)
-        loss += 0.0 if candidate.tilt else self.flat_loss
-        bytes_ratio = 0.9 - candidate.hi_above - candidate.skip_below + 0.1 * abs(candidate.lo_share - 0.75)
-        bytes_ratio += 0.01 * candidate.tilt
-        return Measured(candidate, loss, 0.0, 0.0, bytes_ratio, bytes_ratio - 0.1 * candidate.wait_above)
-
-    def search(self, max_loss: float) -> tuple[Measured | None, list[Measured]]:
-        return search(HI_LADDER, SKIP_LADDER, self.measure, max_loss)
-
-
-def test_search_takes_the_first_step_within_the_loss() -> None:
-    landscape = Landscape(loss_of_lo=0.02)
-    chosen, measured = landscape.search(0.01)
-    assert chosen is not None
-    assert (chosen.candidate.hi_above, chosen.candidate.skip_below) == (0.3, 0.0)  # 0.6 loses 1.2%
-    assert [m.candidate for m in measured] == landscape.asked
-    assert chosen.candidate.lo_share == 0.75
-
-
-def test_search_skips_as_far_as_the_loss_allows() -> None:
-    chosen, _ = Landscape(loss_of_lo=0.0, skip_loss=0.3).search(0.01)
-    assert chosen is not None
-    assert chosen.candidate == Candidate(0.6, 0.02, 0.75)  # 0.05 would lose 1.5%
-
-
-def test_search_waits_for_as_little_as_the_loss_allows() -> None:
-    for never_wait_loss, wait_above in ((0.0, NEVER_WAIT), (0.01, 0.6), (1.0, 0.0)):
-        chosen, _ = Landscape(loss_of_lo=0.02, never_wait_loss=never_wait_loss).search(0.01)
-        assert chosen is not None
-        assert (chosen.candidate.hi_above, chosen.candidate.wait_above) == (0.3, wait_above)
-
-
-def test_search_tilts_only_where_the_loss_asks_for_it() -> None:
-    for flat_loss, tilt in ((0.001, 0.0), (0.01, TILTS[0])):
-        chosen, _ = Landscape(loss_of_lo=0.02, flat_loss=flat_loss).search(0.01)
-        assert chosen is not None
-        assert (chosen.candidate.hi_above, chosen.candidate.tilt) == (0.3, tilt)
-
-
-def test_time_follows_from_bytes() -> None:
-    speeds = Speeds(drive_bytes_s=1e9, compute_s=0.02)
-    assert speeds.token_s(50e6, 50e6) == pytest.approx(0.07)  # everything is waited for
-    assert speeds.token_s(15e6, 5e6) == pytest.approx(0.025)  # the drive has time
-    assert speeds.token_s(50e6, 5e6) == pytest.approx(0.05)  # the drive is the limit
-
-
-def test_search_never_skips_what_would_be_in_hi() -> None:
-    asked = Landscape(loss_of_lo=0.0, skip_loss=0.0)
-    search([0.02], [0.01, 0.05], asked.measure, 0.01)
-    assert {c.skip_below for c in asked.asked} == {0.0, 0.01}
-
-
-def test_search_finds_nothing_where_nothing_is_within() -> None:
-    chosen, measured = Landscape(loss_of_lo=1.0).search(0.001)
-    assert chosen is None
-    assert [m.candidate.hi_above for m in measured] == HI_LADDER
-    assert all(m.candidate.skip_below == 0.0 for m in measured)
-
-
-def test_search_measures_no_setting_twice() -> None:
-    for loss_of_lo in (0.0, 0.02, 0.2):
-        landscape = Landscape(loss_of_lo, skip_loss=0.0)
-        landscape.search(0.01)
-        assert len(set(landscape.asked)) == len(landscape.asked)
-        assert {c.lo_share for c in landscape.asked} <= set(LO_SHARES)
 
 
 def recorded_weights() -> npt.NDArray[np.float32]:
@@ -129,10 +54,10 @@ def test_mix_thresholds_give_the_mix() -> None:
 def test_ladders_are_quantiles_of_the_weights() -> None:
     weights = recorded_weights()
     ladder = hi_thresholds(weights)
-    assert [float((weights >= t).mean()) * 8 for t in ladder] == pytest.approx([0.5, 0.75, 1.0, 1.5, 2.0], abs=0.01)
+    assert [float((weights >= t).mean()) * 8 for t in ladder] == pytest.approx(HI_A_TOKEN, abs=0.01)
     assert [(weights < t).mean() for t in skip_thresholds(weights)] == pytest.approx([0.01, 0.03], abs=0.001)
     # With two experts used, two in hi a token would be exact mode.
-    assert len(hi_thresholds(np.sort(weights[:, :2])[:, ::-1])) == 4
+    assert len(hi_thresholds(np.sort(weights[:, :2])[:, ::-1])) == len(HI_A_TOKEN) - 1
 
 
 def test_stored_beside_the_model(pair: tuple[Path, Path]) -> None:
@@ -180,6 +105,9 @@ def test_counts_for_these_very_files_alone(pair: tuple[Path, Path], changed: str
     "change",
     [
         {"schema": 2},
+        {"schema": 4},
+        {"reroute_margin": 1.5},
+        {"reroute_margin": None},
         {"hi_above": None},
         {"hi_above": "0.5"},
         {"hi_above": True},
@@ -196,6 +124,72 @@ def test_what_cannot_be_used_counts_as_absent(pair: tuple[Path, Path], change: d
     path = save_tuning([model], lo, TUNING)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert load_tuning([model], lo) is None
+
+
+def test_a_file_without_rerouting_is_made_anew(pair: tuple[Path, Path]) -> None:
+    """What `hobbit tune` wrote before it could reroute: schema 4, without the field."""
+    model, lo = pair
+    path = save_tuning([model], lo, TUNING)
+    stored = json.loads(path.read_text()) | {"schema": 4}
+    del stored["reroute_margin"]
+    path.write_text(json.dumps(stored))
+    assert load_tuning([model], lo) is None
+    assert tuned_filter([str(model)], lo) is None
+    save_tuning([model], lo, TUNING)
+    assert load_tuning([model], lo) == TUNING
+
+
+def test_rerouting_is_stored(pair: tuple[Path, Path]) -> None:
+    model, lo = pair
+    save_tuning([model], lo, TUNING)
+    assert tuned_filter([str(model)], lo) is None
+    save_tuning([model], lo, replace(TUNING, reroute_margin=0.3))
+    assert tuned_filter([str(model)], lo) == Substitute(0.3, 1)
+
+
+@pytest.mark.parametrize(
+    ("margin", "router_filter", "said"),
+    [
+        (0.0, None, "with lo copies from model.lo-Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune."),
+        (
+            0.3,
+            Substitute(0.3),
+            "missing experts rerouted to resident ones; loss 0.4% perplexity, measured by hobbit tune.",
+        ),
+        (0.3, None, "measured by hobbit tune with another router filter."),
+        (0.0, CachePrior(0.1), "measured by hobbit tune with no router filter."),
+    ],
+    ids=str,
+)
+def test_the_note_says_what_the_loss_was_measured_with(
+    pair: tuple[Path, Path], margin: float, router_filter: RouterFilter | None, said: str
+) -> None:
+    model, lo = pair
+    save_tuning([model], lo, replace(TUNING, reroute_margin=margin))
+    settings = mixed_settings(
+        [str(model)],
+        lo,
+        8,
+        12,
+        policy=None,
+        lo_share=None,
+        memory_share=0.25,
+        lo_ratio=0.4,
+        router_filter=router_filter,
+    )
+    assert settings.note.endswith(said)
+
+
+def test_with_more_memory_lo_copies_get_no_more_than_is_of_use(pair: tuple[Path, Path]) -> None:
+    model, lo = pair
+    save_tuning([model], lo, replace(TUNING, lo_share=0.9))
+    shares = [
+        mixed_settings(
+            [str(model)], lo, 8, 12, policy=None, lo_share=None, memory_share=memory_share, lo_ratio=0.4
+        ).lo_share
+        for memory_share in (0.25, 0.5, 1.0)
+    ]
+    assert shares == [0.9, full_lo_share(0.5, 0.4), 0.0]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000], ids=lambda c: repr(c[:4]))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..llama import Llama
     from ..train_predictor import TrainedPredictor
     from ..tune import EvictionTuning, Tuning
-    from ..tune.search import Candidate, Measured, TuneResult
+    from ..tune.candidate import Candidate, Measured
+    from ..tune.search import TuneResult
 
 _DEFAULT_WINDOW = 512
 _DEFAULT_TOKENS = 1024
@@ -40,7 +41,11 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 def _setting(c: Candidate | Tuning) -> str:
     waits = "never" if c.wait_above > 1 else f"above {max(c.hi_above, c.wait_above):.2f}"
     falls = f" ({c.tilt:+.0%} in the first layer, {-c.tilt:+.0%} in the last)" if c.tilt else ""
-    return f"hi above {c.hi_above:.2f}{falls}, waits {waits}, skip below {c.skip_below:.2f}, lo share {c.lo_share:.2f}"
+    reroutes = f", reroutes within {c.reroute_margin:.0%}" if c.reroute_margin else ""
+    return (
+        f"hi above {c.hi_above:.2f}{falls}, waits {waits}, skip below {c.skip_below:.2f}, lo share {c.lo_share:.2f}"
+        f"{reroutes}"
+    )
 
 
 def _row(measured: Measured) -> str:
@@ -83,6 +88,12 @@ def _sentences(result: TuneResult) -> list[str]:
     type=click.IntRange(min=64),
     help="Tokens of a run. [default: 1024; 4000 with --predictor-only]",
 )
+@click.option(
+    "--reroute",
+    is_flag=True,
+    help="Also try whether a missing expert may give way to a resident one that the router rates nearly alike. Changes "
+    "which experts a token gets.",
+)
 @click.option("--eviction-only", is_flag=True, help="Find the eviction policy of exact mode alone: needs no lo copy.")
 @click.option("--predictor-only", is_flag=True, help="Train the hybrid predictor, which the preset expertflow needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -90,6 +101,7 @@ def command(
     text: Path | None,
     max_loss: float,
     max_tokens: int | None,
+    reroute: bool,
     eviction_only: bool,
     predictor_only: bool,
     as_json: bool,
@@ -99,7 +111,8 @@ def command(
 
     Measures a handful of settings against exact mode, token by token, with the memory given, and takes the one that is
     fastest by what it reads and waits for. Then replays what the model routed, and keeps the eviction policy that
-    misses least, in exact and in mixed mode. MODEL needs a lo copy, see 'hobbit pack', but for --eviction-only and
+    misses least, in exact and in mixed mode. Later runs in mixed mode use what was found, with --reroute the rerouting
+    as well; exact mode never reroutes. MODEL needs a lo copy, see 'hobbit pack', but for --eviction-only and
     --predictor-only.
     """
     from ..bundled import bundled_model, sample_text
@@ -109,6 +122,8 @@ def command(
 
     if eviction_only and predictor_only:
         raise UsageError("--eviction-only and --predictor-only exclude each other; give one after the other.")
+    if reroute and (eviction_only or predictor_only):
+        raise UsageError("--reroute is for mixed mode, which --eviction-only and --predictor-only leave out.")
     options = common.ModelOptions.of(model_options)
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     data = read_text(text or sample_text())
@@ -134,7 +149,7 @@ def command(
             eviction, model_paths = tune_eviction(open_llama, cut, progress=progress)
             evictions: tuple[EvictionTuning, ...] = (eviction,)
         else:
-            result = tune(open_llama, cut, max_loss=max_loss, progress=progress)
+            result = tune(open_llama, cut, max_loss=max_loss, reroute=reroute, progress=progress)
             evictions, model_paths = result.evictions, result.model_paths
     with _storing():
         path = save_tuning(

@@ -2,77 +2,34 @@
 
 Every candidate is a teacher-forced run from a cold cache over the tokens that exact mode ran over. How long its tokens
 take is computed from the bytes that it read and waited for, and from the speeds of the drive and the cores in exact
-mode: clocks are too noisy to tell candidates apart. What is wanted in hi matters most, then whether that falls with
-depth, what waits for it, skipping and the split of the memory: so the search goes along one of these at a time, which
-takes a handful of runs where the whole grid would take dozens.
+mode: clocks are too noisy to tell candidates apart. What is wanted in hi and the memory for lo copies matter most, and
+together: replays leave a line of both to search along (tune.frontier). Then follow whether the threshold falls with
+depth, what waits, skipping and, if it is asked for, rerouting, one at a time: a handful of runs where the whole grid
+would take dozens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..evaluate import Evaluation, Reference, Windows, evaluate
-from ..policies import WeightThresholds
+from ..policies import AlwaysHigh
 from ..simulate.record import Recording, lo_part_bytes, record_trace
+from .candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, rerouting
 from .eviction import search_eviction
+from .frontier import find_frontier
 from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights, skip_thresholds
 from .stored import EvictionTuning, Tuning
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
-LO_SHARES = (0.25, 0.5, 0.75)
-TILTS = (0.25, 0.0)
-_FIRST_LO_SHARE = 0.5
-NEVER_WAIT = 2.0  # above any weight
-_MAX_RUNS = 15  # of the ladders, other lo shares, exact mode and the recording of the router
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Settings of mixed mode; `hi_above` is that of the middle layer."""
-
-    hi_above: float
-    skip_below: float
-    lo_share: float
-    wait_above: float = 0.0
-    tilt: float = TILTS[0]
-
-    def policy(self, n_layers: int) -> WeightThresholds:
-        """Its precision policy in a model of so many layers."""
-        return WeightThresholds.tilted(
-            self.hi_above, self.tilt, n_layers, skip_below=self.skip_below, wait_above=self.wait_above
-        )
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """Of exact mode's run: the drive while it is busy, and a token without its waits."""
-
-    drive_bytes_s: float
-    compute_s: float
-
-    def token_s(self, read_bytes: float, wanted_bytes: float) -> float:
-        """How long a token takes that reads so much and waits for so much of it.
-
-        Reads that nobody waits for go on beside computing; the drive is busy with all of them.
-        """
-        return max(read_bytes / self.drive_bytes_s, self.compute_s + wanted_bytes / self.drive_bytes_s)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a candidate costs and saves against exact mode; see Tuning."""
-
-    candidate: Candidate
-    loss: float
-    loss_se: float
-    kl_mean: float
-    bytes_ratio: float
-    time_ratio: float
+REROUTE_MARGINS = (0.3, 0.5)
+_MAX_RUNS = 15  # of the search, exact mode and the recording of the router
+_MAX_REROUTED_RUNS = 4  # two of the thresholds that were found, or one, one and two
 
 
 @dataclass(frozen=True)
@@ -89,14 +46,22 @@ class TuneResult:
 
 
 def search(
+    frontier: Sequence[Candidate],
     hi_ladder: Sequence[float],
     skip_ladder: Sequence[float],
     measure: Callable[[Candidate], Measured],
     max_loss: float,
+    margins: Sequence[float] = (),
 ) -> tuple[Measured | None, list[Measured]]:
     """The fastest candidate within max_loss, None if there is none, and all that were measured.
 
-    `hi_ladder` has values of hi_above that read ever more, `skip_ladder` values of skip_below that cost ever more.
+    Args:
+        frontier: Candidates that read ever more and lose ever less: the first within max_loss is found by bisection.
+        hi_ladder: Falling values of hi_above; those above the one found are values of wait_above to try.
+        skip_ladder: Values of skip_below that cost ever more.
+        measure: Runs one.
+        max_loss: 0.01 for 1%.
+        margins: Of rerouting, ever wider ones; none: nothing is rerouted.
     """
     measured: list[Measured] = []
 
@@ -104,14 +69,19 @@ def search(
         measured.append(measure(candidate))
         return measured[-1].loss <= max_loss
 
-    ladder = (Candidate(hi_above, 0.0, _FIRST_LO_SHARE) for hi_above in hi_ladder)
-    found = next((candidate for candidate in ladder if within(candidate)), None)
-    if found is None:
+    first, end = 0, len(frontier)
+    while first < end:
+        middle = (first + end) // 2
+        if within(frontier[middle]):
+            end = middle
+        else:
+            first = middle + 1
+    if first == len(frontier):
         return None, measured
     for tilt in TILTS[1:]:
-        within(replace(found, tilt=tilt))
+        within(replace(frontier[first], tilt=tilt))
     found = _fastest(measured, max_loss).candidate
-    for wait_above in (NEVER_WAIT, *(h for h in hi_ladder if h > found.hi_above)):  # each lets more experts wait
+    for wait_above in wait_ladder(hi_ladder, found.hi_above):
         if within(replace(found, wait_above=wait_above)):
             break
     best = _fastest(measured, max_loss).candidate
@@ -119,10 +89,23 @@ def search(
         if skip_below < best.hi_above and not within(replace(best, skip_below=skip_below)):
             break
     best = _fastest(measured, max_loss).candidate
-    for lo_share in LO_SHARES:
-        if lo_share != _FIRST_LO_SHARE:
-            within(replace(best, lo_share=lo_share))
+    behind = (replace(best, hi_above=c.hi_above, lo_share=c.lo_share) for c in frontier[first + 1 : first + 3])
+    for candidate in (best, *behind):
+        n_within = 0
+        for margin in margins:
+            if not within(replace(candidate, reroute_margin=margin)):
+                break
+            n_within += 1
+        if n_within:
+            break
     return _fastest(measured, max_loss), measured
+
+
+def wait_ladder(hi_ladder: Sequence[float], hi_above: float) -> list[float]:
+    """Values of wait_above to try, the first that is within the loss counts: never to wait, then three at most."""
+    above = [h for h in hi_ladder if h > hi_above]
+    step = max(1, -(-len(above) // 3))
+    return [NEVER_WAIT, *above[step // 2 :: step]]
 
 
 def tune(
@@ -130,6 +113,7 @@ def tune(
     windows_of: Callable[[Llama], Windows],
     *,
     max_loss: float,
+    reroute: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> TuneResult:
     """Finds the thresholds of one model with one lo copy.
@@ -139,12 +123,15 @@ def tune(
             experts.
         windows_of: Cuts the text.
         max_loss: Perplexity that may be lost against exact mode, 0.01 for 1%.
+        reroute: Whether a router filter may be chosen too, which changes the experts that a token gets.
         progress: Called with the fraction of all runs done.
 
     Raises:
         UsageError: There is no lo copy, or every expert fits in the memory.
+        HobbitError: `reroute` with a model whose router cannot be filtered.
     """
     n_done = 0
+    n_runs = _MAX_RUNS + (_MAX_REROUTED_RUNS if reroute else 0)
 
     def run(
         llama: Llama, windows: Windows, *, against: Reference | None = None, record: Reference | None = None
@@ -153,13 +140,15 @@ def tune(
 
         def on_progress(fraction: float) -> None:
             if progress is not None:
-                progress(min(1.0, (n_done + fraction) / _MAX_RUNS))
+                progress(min(1.0, (n_done + fraction) / n_runs))
 
         evaluation = evaluate(llama, windows, against=against, record=record, progress=on_progress)
         n_done += 1
         return evaluation
 
-    llama = open_llama(precision="mixed")
+    if reroute:
+        _check_rerouting(open_llama)
+    llama = open_llama(precision="mixed", policy=AlwaysHigh(), lo_share=0.0)  # nor a filter that was tuned before
     try:
         windows = windows_of(llama)
         weights = record_weights(llama, windows)
@@ -195,7 +184,10 @@ def tune(
         exact_s = _token_s(speeds, exact)
 
         def measure(candidate: Candidate) -> Measured:
-            llama = open_llama(precision="mixed", policy=candidate.policy(n_layers), lo_share=candidate.lo_share)
+            keywords: dict[str, Any] = {"policy": candidate.policy(n_layers), "lo_share": candidate.lo_share}
+            if candidate.reroute_margin > 0:
+                keywords["router_filter"] = rerouting(candidate.reroute_margin)
+            llama = open_llama(precision="mixed", **keywords)
             try:
                 evaluation = run(llama, windows, against=reference)
             finally:
@@ -210,7 +202,15 @@ def tune(
                 time_ratio=_token_s(speeds, evaluation) / exact_s,
             )
 
-        chosen, measured = search(hi_thresholds(weights), skip_thresholds(weights), measure, max_loss)
+        hi_ladder = hi_thresholds(weights)
+        chosen, measured = search(
+            find_frontier(trace, expert_memory_bytes, hi_ladder),
+            hi_ladder,
+            skip_thresholds(weights),
+            measure,
+            max_loss,
+            REROUTE_MARGINS if reroute else (),
+        )
 
     if chosen is None:  # exact mode: hi for everything, all memory for hi
         chosen = Measured(Candidate(0.0, 0.0, 0.0), loss=0.0, loss_se=0.0, kl_mean=0.0, bytes_ratio=1.0, time_ratio=1.0)
@@ -220,6 +220,7 @@ def tune(
         wait_above=chosen.candidate.wait_above,
         tilt=chosen.candidate.tilt,
         lo_share=chosen.candidate.lo_share,
+        reroute_margin=chosen.candidate.reroute_margin,
         loss=chosen.loss,
         loss_se=chosen.loss_se,
         bytes_ratio=chosen.bytes_ratio,
@@ -261,6 +262,15 @@ def tune_eviction(
             "--memory or --expert-memory that the model will run with."
         )
     return search_eviction(trace, stats.expert_memory_bytes), model_paths
+
+
+def _check_rerouting(open_llama: Callable[..., Llama]) -> None:
+    """Computes a token with a filter, which raises HobbitError for a model that cannot have one."""
+    llama = open_llama(precision="mixed", router_filter=rerouting(REROUTE_MARGINS[0]))
+    try:
+        llama.eval([0])
+    finally:
+        llama.close()
 
 
 def _fastest(measured: list[Measured], max_loss: float) -> Measured:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..atomic_file import write_text_atomically
-from ..policies import WeightThresholds
+from ..policies import Substitute, WeightThresholds
 from ..policies.eviction import BUILT_INS
 from ..stored_files import is_number, read_json
+from .candidate import rerouting
 
-SCHEMA = 4
+SCHEMA = 5
 _MAX_BYTES = 1 << 20  # a larger file is not ours
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -31,7 +32,8 @@ class Tuning:
     `hi_above` is that of the middle layer and `tilt` how it falls with depth, see WeightThresholds.tilted.
     `loss` is the perplexity against exact mode on the same tokens, minus one (0.004: 0.4% worse), `loss_se` its
     standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory; `time_ratio` the time
-    of a token, likewise, as far as it follows from bytes (tune.search.Speeds).
+    of a token, likewise, as far as it follows from bytes (tune.candidate.Speeds). `reroute_margin` is that of the
+    router filter that all this was measured with, 0: none.
     """
 
     hi_above: float
@@ -39,6 +41,7 @@ class Tuning:
     wait_above: float
     tilt: float
     lo_share: float
+    reroute_margin: float
     loss: float
     loss_se: float
     bytes_ratio: float
@@ -52,6 +55,10 @@ class Tuning:
         return WeightThresholds.tilted(
             self.hi_above, self.tilt, n_layers, skip_below=self.skip_below, wait_above=self.wait_above
         )
+
+    def router_filter(self) -> Substitute | None:
+        """The router filter, None without one."""
+        return rerouting(self.reroute_margin)
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
             return None
         values[field.name] = int(value) if field.name in ("tokens", "expert_memory_bytes") else float(value)
     tuning = Tuning(**values)
-    shares = (tuning.hi_above, tuning.skip_below, tuning.lo_share)
+    shares = (tuning.hi_above, tuning.skip_below, tuning.lo_share, tuning.reroute_margin)
     in_range = all(0 <= share <= 1 for share in shares) and tuning.wait_above >= 0 and abs(tuning.tilt) <= 1
     return tuning if in_range else None
 

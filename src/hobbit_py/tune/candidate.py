@@ -1,0 +1,61 @@
+"""What the search chooses among: settings of mixed mode, and what each costs and saves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..policies import Substitute, WeightThresholds
+
+TILTS = (0.25, 0.0)
+NEVER_WAIT = 2.0  # above any weight
+_N_PROTECTED = 1  # the best expert of a token is never rerouted
+
+
+def rerouting(margin: float) -> Substitute | None:
+    """The router filter of a margin; None for 0."""
+    return Substitute(margin, _N_PROTECTED) if margin > 0 else None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings of mixed mode; `hi_above` is that of the middle layer, `reroute_margin` that of Substitute, 0: none."""
+
+    hi_above: float
+    skip_below: float
+    lo_share: float
+    wait_above: float = 0.0
+    tilt: float = TILTS[0]
+    reroute_margin: float = 0.0
+
+    def policy(self, n_layers: int) -> WeightThresholds:
+        """Its precision policy in a model of so many layers."""
+        return WeightThresholds.tilted(
+            self.hi_above, self.tilt, n_layers, skip_below=self.skip_below, wait_above=self.wait_above
+        )
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Of exact mode's run: the drive while it is busy, and a token without its waits."""
+
+    drive_bytes_s: float
+    compute_s: float
+
+    def token_s(self, read_bytes: float, wanted_bytes: float) -> float:
+        """How long a token takes that reads so much and waits for so much of it.
+
+        Reads that nobody waits for go on beside computing; the drive is busy with all of them.
+        """
+        return max(read_bytes / self.drive_bytes_s, self.compute_s + wanted_bytes / self.drive_bytes_s)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a candidate costs and saves against exact mode; see Tuning."""
+
+    candidate: Candidate
+    loss: float
+    loss_se: float
+    kl_mean: float
+    bytes_ratio: float
+    time_ratio: float

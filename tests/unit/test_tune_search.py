@@ -1,0 +1,137 @@
+"""`hobbit tune`: what the search measures, and what it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hobbit_py.tune.candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds
+from hobbit_py.tune.search import REROUTE_MARGINS, search, wait_ladder
+
+HI_LADDER, SKIP_LADDER = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1], [0.02, 0.05]
+FRONTIER = [Candidate(hi_above, 0.0, lo_share=hi_above + 0.3) for hi_above in HI_LADDER]
+
+
+class Landscape:
+    """A made-up model: what settings lose and read."""
+
+    def __init__(
+        self,
+        loss_of_lo: float,
+        *,
+        skip_loss: float = 1.0,
+        never_wait_loss: float = 1.0,
+        flat_loss: float = 1.0,
+        reroute_loss: float = 1.0,
+    ) -> None:
+        self.loss_of_lo, self.skip_loss, self.never_wait_loss = loss_of_lo, skip_loss, never_wait_loss
+        self.flat_loss, self.reroute_loss = flat_loss, reroute_loss
+        self.asked: list[Candidate] = []
+
+    def measure(self, candidate: Candidate) -> Measured:
+        self.asked.append(candidate)
+        loss = self.loss_of_lo * candidate.hi_above + self.skip_loss * candidate.skip_below
+        loss += self.never_wait_loss * max(0.0, candidate.wait_above - candidate.hi_above)
+        loss += 0.0 if candidate.tilt else self.flat_loss
+        loss += self.reroute_loss * candidate.reroute_margin
+        bytes_ratio = 0.9 - candidate.hi_above - candidate.skip_below + 0.01 * candidate.tilt
+        bytes_ratio -= 0.5 * candidate.reroute_margin
+        return Measured(candidate, loss, 0.0, 0.0, bytes_ratio, bytes_ratio - 0.1 * candidate.wait_above)
+
+    def search(self, max_loss: float = 0.01, margins: tuple[float, ...] = ()) -> tuple[Measured | None, list[Measured]]:
+        return search(FRONTIER, HI_LADDER, SKIP_LADDER, self.measure, max_loss, margins)
+
+    def chosen(self, max_loss: float = 0.01, margins: tuple[float, ...] = ()) -> Candidate:
+        measured, _ = self.search(max_loss, margins)
+        assert measured is not None
+        return measured.candidate
+
+
+@pytest.mark.parametrize("n_lossy", range(len(FRONTIER)))
+def test_bisection_finds_the_first_within_the_loss(n_lossy: int) -> None:
+    landscape = Landscape(loss_of_lo=0.01 / (FRONTIER[n_lossy].hi_above + 0.05))
+    chosen, measured = landscape.search()
+    assert chosen is not None
+    assert chosen.candidate == FRONTIER[n_lossy]
+    assert [m.candidate for m in measured] == landscape.asked
+    of_frontier = [c for c in landscape.asked if c in FRONTIER]
+    assert len(of_frontier) <= 3
+    slow = next(c for c in FRONTIER if Landscape(landscape.loss_of_lo).measure(c).loss <= 0.01)
+    assert chosen.candidate == slow
+
+
+def test_search_skips_as_far_as_the_loss_allows() -> None:
+    assert Landscape(loss_of_lo=0.0, skip_loss=0.3).chosen() == replace(FRONTIER[0], skip_below=0.02)  # 0.05: 1.5%
+
+
+def test_search_waits_for_as_little_as_the_loss_allows() -> None:
+    for never_wait_loss, wait_above in ((0.0, NEVER_WAIT), (0.005, 0.6), (0.012, 0.5), (1.0, 0.0)):
+        chosen = Landscape(loss_of_lo=0.021, never_wait_loss=never_wait_loss).chosen()
+        assert (chosen.hi_above, chosen.wait_above) == (0.4, wait_above)
+
+
+def test_search_tilts_only_where_the_loss_asks_for_it() -> None:
+    for flat_loss, tilt in ((0.001, 0.0), (0.01, TILTS[0])):
+        chosen = Landscape(loss_of_lo=0.021, flat_loss=flat_loss).chosen()
+        assert (chosen.hi_above, chosen.tilt) == (0.4, tilt)
+
+
+def test_nothing_is_rerouted_unless_asked_for() -> None:
+    landscape = Landscape(loss_of_lo=0.021, reroute_loss=0.0)
+    assert landscape.chosen().reroute_margin == 0.0
+    assert all(c.reroute_margin == 0.0 for c in landscape.asked)
+
+
+@pytest.mark.parametrize(
+    ("reroute_loss", "hi_above", "margin"),
+    [
+        (0.0, 0.4, REROUTE_MARGINS[1]),
+        (0.005, 0.4, REROUTE_MARGINS[0]),  # 0.84% + 0.15%; the wider one would lose 1.09%
+        (0.01, 0.3, REROUTE_MARGINS[0]),  # 0.84% + 0.3% is too much; of the next point 0.63% + 0.3%
+        (1.0, 0.4, 0.0),
+    ],
+)
+def test_search_reroutes_as_far_as_the_loss_allows(reroute_loss: float, hi_above: float, margin: float) -> None:
+    landscape = Landscape(loss_of_lo=0.021, reroute_loss=reroute_loss)
+    chosen = landscape.chosen(margins=REROUTE_MARGINS)
+    assert (chosen.hi_above, chosen.reroute_margin) == (hi_above, margin)
+    assert chosen.lo_share == pytest.approx(hi_above + 0.3)
+    assert sum(c.reroute_margin > 0 for c in landscape.asked) <= 3
+
+
+def test_time_follows_from_bytes() -> None:
+    speeds = Speeds(drive_bytes_s=1e9, compute_s=0.02)
+    assert speeds.token_s(50e6, 50e6) == pytest.approx(0.07)  # everything is waited for
+    assert speeds.token_s(15e6, 5e6) == pytest.approx(0.025)  # the drive has time
+    assert speeds.token_s(50e6, 5e6) == pytest.approx(0.05)  # the drive is the limit
+
+
+def test_search_never_skips_what_would_be_in_hi() -> None:
+    asked = Landscape(loss_of_lo=0.0, skip_loss=0.0)
+    search([Candidate(0.02, 0.0, 0.5)], [0.02], [0.01, 0.05], asked.measure, 0.01)
+    assert {c.skip_below for c in asked.asked} == {0.0, 0.01}
+
+
+def test_search_finds_nothing_where_nothing_is_within() -> None:
+    chosen, measured = Landscape(loss_of_lo=1.0).search(0.001, REROUTE_MARGINS)
+    assert chosen is None
+    assert measured[-1].candidate == FRONTIER[-1]
+    assert all(m.candidate in FRONTIER for m in measured)
+
+
+def test_search_measures_no_setting_twice() -> None:
+    for loss_of_lo in (0.0, 0.02, 0.2):
+        landscape = Landscape(loss_of_lo, skip_loss=0.0, reroute_loss=0.0)
+        landscape.search(0.01, REROUTE_MARGINS)
+        assert len(set(landscape.asked)) == len(landscape.asked)
+
+
+def test_at_most_three_values_of_wait_above_follow_never() -> None:
+    assert wait_ladder(HI_LADDER, 0.6) == [NEVER_WAIT]
+    assert wait_ladder(HI_LADDER, 0.4) == [NEVER_WAIT, 0.6, 0.5]
+    for hi_above in HI_LADDER:
+        waits = wait_ladder([x / 20 for x in range(20, 0, -1)], hi_above)
+        assert len(waits) <= 4
+        assert waits == sorted(waits, reverse=True)
+        assert waits[-1] > hi_above
