@@ -37,7 +37,7 @@ class Landscape:
         loss += self.reroute_loss * candidate.reroute_margin
         bytes_ratio = 0.9 - candidate.hi_above - candidate.skip_below + 0.01 * candidate.tilt
         bytes_ratio -= 0.5 * candidate.reroute_margin
-        return Measured(candidate, loss, 0.0, 0.0, bytes_ratio, bytes_ratio - 0.1 * candidate.wait_above)
+        return Measured(candidate, loss, 0.0, loss, bytes_ratio, bytes_ratio - 0.1 * candidate.wait_above)
 
     def search(self, max_loss: float = 0.01, margins: tuple[float, ...] = ()) -> tuple[Measured | None, list[Measured]]:
         return search(FRONTIER, HI_LADDER, SKIP_LADDER, self.measure, max_loss, margins)
@@ -135,3 +135,18 @@ def test_at_most_three_values_of_wait_above_follow_never() -> None:
         assert len(waits) <= 4
         assert waits == sorted(waits, reverse=True)
         assert waits[-1] > hi_above
+
+
+def test_a_lucky_loss_is_not_taken_at_its_word() -> None:
+    lucky = Measured(Candidate(1.0, 0.0, 0.9), loss=0.001, loss_se=0.006, kl_mean=0.03, bytes_ratio=0.1, time_ratio=0.1)
+    sound = Measured(
+        Candidate(0.3, 0.0, 0.9), loss=0.009, loss_se=0.004, kl_mean=0.008, bytes_ratio=0.3, time_ratio=0.3
+    )
+    by_candidate = {lucky.candidate: lucky, sound.candidate: sound}
+
+    def measure(candidate: Candidate) -> Measured:
+        return by_candidate.get(candidate, replace(sound, candidate=candidate, loss=1.0))
+
+    chosen, measured = search([lucky.candidate, sound.candidate], (), (), measure, 0.01)
+    assert lucky in measured
+    assert chosen == sound

@@ -60,14 +60,14 @@ def search(
         hi_ladder: Falling values of hi_above; those above the one found are values of wait_above to try.
         skip_ladder: Values of skip_below that cost ever more.
         measure: Runs one.
-        max_loss: 0.01 for 1%.
+        max_loss: Of what a candidate may be expected to lose (`Measured.expected_loss`), 0.01 for 1%.
         margins: Of rerouting, ever wider ones; none: nothing is rerouted.
     """
     measured: list[Measured] = []
 
     def within(candidate: Candidate) -> bool:
         measured.append(measure(candidate))
-        return measured[-1].loss <= max_loss
+        return measured[-1].expected_loss <= max_loss
 
     first, end = 0, len(frontier)
     while first < end:
@@ -122,7 +122,7 @@ def tune(
         open_llama: Loads the model with further keywords of hobbit_py.Llama; its memory must be too small for all
             experts.
         windows_of: Cuts the text.
-        max_loss: Perplexity that may be lost against exact mode, 0.01 for 1%.
+        max_loss: Perplexity that a candidate may be expected to lose against exact mode, 0.01 for 1%.
         reroute: Whether a router filter may be chosen too, which changes the experts that a token gets.
         progress: Called with the fraction of all runs done.
 
@@ -275,7 +275,7 @@ def _check_rerouting(open_llama: Callable[..., Llama]) -> None:
 
 def _fastest(measured: list[Measured], max_loss: float) -> Measured:
     """Of candidates that would take equally long, the one that reads least."""
-    return min((m for m in measured if m.loss <= max_loss), key=lambda m: (m.time_ratio, m.bytes_ratio))
+    return min((m for m in measured if m.expected_loss <= max_loss), key=lambda m: (m.time_ratio, m.bytes_ratio))
 
 
 def _token_s(speeds: Speeds, evaluation: Evaluation) -> float:
