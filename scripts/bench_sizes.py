@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -120,7 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=3, help="rounds (3)")
     parser.add_argument("--plot", type=Path, help="PNG to write")
     options = parser.parse_args(arguments)
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         points = plan(options)
         for round_idx in range(options.repeat):

@@ -45,10 +45,13 @@ ExpertCache::Slot & ExpertCache::at(SlotRef slot) {
     return pools_[static_cast<size_t>(slot.class_idx)].slots[static_cast<size_t>(slot.slot_idx)];
 }
 
+bool ExpertCache::fits_as_a_whole(uint32_t class_idx) const {
+    return pools_[class_idx].slots.size() >= layouts_.classes[class_idx].n_copies;
+}
+
 int32_t ExpertCache::own_slot(ExpertKey key) const {
     const CopyLayout & layout = layouts_.of(key);
-    const bool         fits   = pools_[layout.class_idx].slots.size() >= layouts_.classes[layout.class_idx].n_copies;
-    return fits ? static_cast<int32_t>(layout.first_idx + key.expert_idx) : -1;
+    return fits_as_a_whole(layout.class_idx) ? static_cast<int32_t>(layout.first_idx + key.expert_idx) : -1;
 }
 
 SlotRef ExpertCache::find(ExpertKey key) const { return slot_of_[index_of(key)]; }

@@ -33,7 +33,9 @@ class ExpertCache {
     // n_slots is [layouts.classes.size()]. `score` gives a copy's worth; the lowest unpinned one is evicted.
     ExpertCache(const CopyLayouts & layouts, const std::vector<uint32_t> & n_slots, Score score);
 
-    // In a class with a slot for every copy each has its own, in the order of layers and experts; -1: it has none.
+    // Whether a class has a slot for every copy.
+    bool fits_as_a_whole(uint32_t class_idx) const;
+    // There each copy has its own slot, in the order of layers and experts; -1: it has none.
     int32_t own_slot(ExpertKey key) const;
 
     // The slot of a copy, or none.

@@ -63,9 +63,9 @@ class Engine {
     DeviceTier * tier() { return tier_.get(); }
     // Where every expert has a slot on the device: brings them all there. Throws StoreError for a failed read.
     void fill_device_memory();
-    // Whether the host may multiply by experts that are not on the device. REQUIRES: no graph is being computed.
     // Of the threads that compute, to be left to reads while those are waited for. To be called between graphs.
     void set_spare_threads(int n_threads) { experts_.n_spare_threads = n_threads; }
+    // Whether the host may multiply by experts that are not on the device. REQUIRES: no graph is being computed.
     void set_host_compute(bool host_compute) { experts_.host_compute = host_compute; }
     // Memory on the device for every expert in hi, and what `options` take of it in all.
     uint64_t all_device_bytes() const;

@@ -60,7 +60,7 @@ void Loader::Impl::start_filling() {
             const auto & of_layer = layouts_.layouts[precision];
             for (uint16_t layer_idx = 0; layer_idx < of_layer.size(); layer_idx++) {
                 const CopyLayout & layout = of_layer[layer_idx];
-                if (layout.n_expert == 0 || !fits_as_a_whole(layout.class_idx)) {
+                if (layout.n_expert == 0 || !cache_.fits_as_a_whole(layout.class_idx)) {
                     continue;
                 }
                 for (uint16_t expert_idx = 0; expert_idx < layout.n_expert; expert_idx++) {
@@ -73,19 +73,12 @@ void Loader::Impl::start_filling() {
     submit(std::move(ops));
 }
 
-bool Loader::Impl::fits_as_a_whole(uint32_t class_idx) const {
-    return cache_.n_slots(static_cast<int32_t>(class_idx)) >= layouts_.classes[class_idx].n_copies;
-}
-
 bool Loader::Impl::holds_all() const {
     const auto & of_layer = layouts_.layouts[static_cast<int>(Precision::hi)];
     if (!layouts_.layouts[static_cast<int>(Precision::lo)].empty()) {
         return false;
     }
     for (uint16_t layer_idx = 0; layer_idx < of_layer.size(); layer_idx++) {
-        if (of_layer[layer_idx].n_expert > 0 && !fits_as_a_whole(of_layer[layer_idx].class_idx)) {
-            return false;
-        }
         for (uint16_t expert_idx = 0; expert_idx < of_layer[layer_idx].n_expert; expert_idx++) {
             const ExpertKey key{layer_idx, expert_idx, Precision::hi};
             const SlotRef   slot = cache_.find(key);

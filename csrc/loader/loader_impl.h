@@ -82,8 +82,7 @@ struct Loader::Impl {
 
     void             set_scores(ScoreTable scores) HOBBIT_EXCLUDES(mu_);
     bool             holds_all() const HOBBIT_REQUIRES(mu_);
-    bool             fits_as_a_whole(uint32_t class_idx) const HOBBIT_REQUIRES(mu_); // a slot for every copy
-    double           worth(ExpertKey key) const HOBBIT_REQUIRES(mu_);                // of keeping a copy
+    double           worth(ExpertKey key) const HOBBIT_REQUIRES(mu_); // of keeping a copy
     SlotLoad &       load_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     const SlotLoad & load_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
     std::byte *      slot_data(SlotRef slot, ExpertKey key, uint32_t part_idx) const;

@@ -169,7 +169,8 @@ void Loader::Impl::give_up(const std::function<bool(SlotRef)> & is_given_up) {
     // Backwards: cancelling takes out the entry, and so moves only those behind it.
     for (size_t i = reading_ahead_.size(); i-- > 0;) {
         // Where every copy has a slot, no read is for nothing.
-        if (!fits_as_a_whole(static_cast<uint32_t>(reading_ahead_[i].class_idx)) && is_given_up(reading_ahead_[i])) {
+        if (!cache_.fits_as_a_whole(static_cast<uint32_t>(reading_ahead_[i].class_idx)) &&
+            is_given_up(reading_ahead_[i])) {
             cancel_ahead(reading_ahead_[i]);
         }
     }

@@ -123,8 +123,9 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
             model = view_.model;
             model->counters.n_tokens += view_.n_tokens();
         }
-        if (WeightArea first; view_.model->loader != nullptr && view_.model->holds_layer(view_.layer_idx, &first)) {
-            add_in_order(graph, i, first);
+        if (const int32_t slot_idx = view_.model->loader != nullptr ? view_.model->held_slot(view_.layer_idx) : -1;
+            slot_idx >= 0) {
+            add_in_order(graph, i, slot_idx);
         } else {
             if (Status status = compute_to_router(); !status.ok()) {
                 return status;
@@ -207,10 +208,15 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
 }
 
 // All experts of the layer lie in order: the router's ids serve as they are.
-void GraphRunner::add_in_order(ggml_cgraph * graph, int first_idx, const WeightArea & first) {
-    const ModelExperts & model   = *view_.model;
-    const CopyLayouts &  layouts = model.tier != nullptr ? model.tier->layouts() : *model.layouts;
-    auto                 next    = view_.nodes.begin();
+void GraphRunner::add_in_order(ggml_cgraph * graph, int first_idx, int32_t first_slot) {
+    const ModelExperts & model     = *view_.model;
+    const bool           has_tier  = model.tier != nullptr;
+    const CopyLayouts &  layouts   = has_tier ? model.tier->layouts() : *model.layouts;
+    const uint32_t       class_idx = layouts.of({view_.layer_idx, 0, Precision::hi}).class_idx;
+    WeightArea           first     = has_tier ? model.device_arena->area(class_idx)
+                                              : model.host_area(model.loader->arena(static_cast<int32_t>(class_idx)));
+    first.data += static_cast<uint64_t>(first_slot) * layouts.classes[class_idx].slot_bytes;
+    auto next = view_.nodes.begin();
     for (int i = first_idx; i < view_.end_idx; ++i) {
         if (next != view_.nodes.end() && next->node_idx == i) {
             ExpertMatmul::add_in_order(inner_, *next, view_, layouts, first);

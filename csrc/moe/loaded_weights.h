@@ -28,9 +28,7 @@ class LoadedWeights final : public ExpertWeights {
     uint32_t lease_idx(uint32_t key_idx) const {
         return lease_idxs_.empty() ? key_idx : static_cast<uint32_t>(lease_idxs_[key_idx]);
     }
-    WeightArea area(const std::byte * data) const {
-        return {model_.host_buffer.get(), const_cast<std::byte *>(data)}; // ggml has no tensors of const data
-    }
+    WeightArea area(const std::byte * data) const { return model_.host_area(data); }
 
     const ModelExperts &         model_;
     const LoadStep &             load_;

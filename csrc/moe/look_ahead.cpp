@@ -6,12 +6,12 @@ namespace {
 
 // Their runs are not cut at the router, so nothing is known there; a model that has such layers has (nearly) all.
 bool holds_layers(const ModelExperts & model) {
-    if (model.loader == nullptr || model.tier == nullptr) {
-        return model.loader != nullptr && model.holds_layer(0); // all or none
-    }
-    for (uint16_t i = 0; i < model.layers.size(); i++) {
-        if (model.holds_layer(i)) {
-            return true;
+    for (uint16_t i = 0; model.loader != nullptr && i < model.layers.size(); i++) {
+        if (model.layers[i].n_expert == 0) {
+            continue;
+        }
+        if (const bool is_held = model.held_slot(i) >= 0; is_held || model.tier == nullptr) {
+            return is_held; // a loader has all or none
         }
     }
     return false;

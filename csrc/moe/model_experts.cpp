@@ -1,6 +1,5 @@
 #include "moe/model_experts.h"
 
-#include "moe/device_arena.h"
 #include "moe/importance.h"
 #include "tier/device_tier.h"
 
@@ -18,22 +17,14 @@ alignas(64) std::byte buffer_anchor[64];
 ModelExperts::ModelExperts() : host_buffer(ggml_backend_cpu_buffer_from_ptr(buffer_anchor, sizeof(buffer_anchor))) {}
 ModelExperts::~ModelExperts() = default;
 
-bool ModelExperts::holds_layer(uint16_t layer_idx, WeightArea * first) const {
-    if (is_recorded() || !(tier != nullptr ? tier->fixed_slot(layer_idx) >= 0 : loader->holds_all())) {
-        return false;
+int32_t ModelExperts::held_slot(uint16_t layer_idx) const {
+    if (is_recorded()) {
+        return -1;
     }
-    if (first != nullptr) {
-        const CopyLayouts & where  = tier != nullptr ? tier->layouts() : *layouts;
-        const CopyLayout &  layout = where.of({layer_idx, 0, Precision::hi});
-        const int32_t slot_idx = tier != nullptr ? tier->fixed_slot(layer_idx) : static_cast<int32_t>(layout.first_idx);
-        *first = tier != nullptr
-                     ? device_arena->area(layout.class_idx)
-                     // ggml has no tensors of const data
-                     : WeightArea{host_buffer.get(),
-                                  const_cast<std::byte *>(loader->arena(static_cast<int32_t>(layout.class_idx)))};
-        first->data += static_cast<uint64_t>(slot_idx) * where.classes[layout.class_idx].slot_bytes;
+    if (tier != nullptr) {
+        return tier->fixed_slot(layer_idx);
     }
-    return true;
+    return loader->holds_all() ? static_cast<int32_t>(layouts->of({layer_idx, 0, Precision::hi}).first_idx) : -1;
 }
 
 void ModelExperts::set_error(const Status & error) {
