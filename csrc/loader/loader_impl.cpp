@@ -46,6 +46,9 @@ Loader::Impl::Impl(const CopyLayouts & layouts, const std::vector<uint32_t> & n_
     for (const uint32_t n : n_slots) {
         loads_.emplace_back(n);
     }
+    for (const SizeClass & size_class : layouts.classes) {
+        n_wanted_.push_back(size_class.max_n_used); // until it was seen how many are wanted in hi and in lo
+    }
     reader_.set_completion([this](uint64_t tag, const Status & status) { on_completion(tag, status); });
     if (options.fill) {
         start_filling();
@@ -148,6 +151,7 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
     std::vector<Promoted> promoted;
     n_live_steps_++;
     const uint64_t step_no = n_steps_++;
+    note_wanted(leases);
     budget_.on_step(Timeline::now_us());
     upgrade_budget_.save(budget_.idle_bytes());
 
@@ -215,6 +219,26 @@ void Loader::Impl::open_step(std::vector<LoadStep::Lease> & leases, LoadStep::St
 #ifndef NDEBUG
     check_reads_ahead();
 #endif
+}
+
+void Loader::Impl::note_wanted(const std::vector<LoadStep::Lease> & leases) {
+    if (leases.empty()) {
+        return;
+    }
+    constexpr double alpha = 0.02; // a few tokens
+    const ExpertKey  first = leases[0].key;
+    for (int precision = 0; precision < n_precisions; precision++) {
+        if (!layouts_.has(first.layer_idx, static_cast<Precision>(precision))) {
+            continue;
+        }
+        const uint32_t class_idx = layouts_.of({first.layer_idx, 0, static_cast<Precision>(precision)}).class_idx;
+        const auto     n         = std::count_if(leases.begin(), leases.end(), [=](const LoadStep::Lease & lease) {
+            return lease.key.precision == static_cast<Precision>(precision);
+        });
+        // A batch wants more, but nothing is read ahead for large ones.
+        const auto n_token = std::min<uint32_t>(static_cast<uint32_t>(n), layouts_.classes[class_idx].max_n_used);
+        n_wanted_[class_idx] += alpha * (n_token - n_wanted_[class_idx]);
+    }
 }
 
 void Loader::Impl::note_free() {

@@ -115,6 +115,7 @@ struct Loader::Impl {
     std::vector<SlotRef> reading_ahead_       HOBBIT_GUARDED_BY(mu_); // guesses begun, incomplete and not wanted yet
     int64_t guess_bytes_left_                 HOBBIT_GUARDED_BY(mu_) = 0; // of the budget until the next guesses
     std::deque<ExpertKey> upgrades_           HOBBIT_GUARDED_BY(mu_);     // the latest first
+    std::vector<double> n_wanted_             HOBBIT_GUARDED_BY(mu_); // [class] that a layer wants of late
     UpgradeBudget upgrade_budget_             HOBBIT_GUARDED_BY(mu_);
     PrefetchBudget budget_                    HOBBIT_GUARDED_BY(mu_);
     uint64_t n_ahead_                         HOBBIT_GUARDED_BY(mu_) = 0; // copies queued ahead so far
@@ -139,6 +140,7 @@ struct Loader::Impl {
     void    give_up(const std::function<bool(SlotRef)> & is_given_up) HOBBIT_REQUIRES(mu_); // of reading_ahead_
     // The layer's own choice is known: guesses about it that are not wanted end here.
     void disprove_guesses(uint16_t layer_idx) HOBBIT_REQUIRES(mu_);
+    void note_wanted(const std::vector<LoadStep::Lease> & leases) HOBBIT_REQUIRES(mu_); // in n_wanted_
     void note_free() HOBBIT_REQUIRES(mu_); // tells the budget if nothing is wanted any more
     void settle(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);
     void settle_slot(const ReadPiece & piece, const Status & status) HOBBIT_REQUIRES(mu_);

@@ -12,7 +12,9 @@ namespace hobbit {
 
 namespace {
 
-constexpr uint32_t min_slots_per_used = 4; // of a class, below which nothing is read ahead
+// Room for fewer copies than this times what a layer wants of a class holds what the token needs, not what it may need
+// next: then nothing of the class is read ahead.
+constexpr double min_slots_per_wanted = 4.0;
 
 constexpr size_t max_upgrades = 64; // a token's worth; older ones are asked for again if they matter
 
@@ -51,11 +53,10 @@ void Loader::Impl::set_guesses(const std::vector<ExpertKey> & keys, const std::v
 
 bool Loader::Impl::queue_guess() {
     while (guess_bytes_left_ > 0 && next_guess_ < guesses_.size()) {
-        const ExpertKey   key        = guesses_[next_guess_++];
-        const uint32_t    class_idx  = layouts_.of(key).class_idx;
-        const SizeClass & size_class = layouts_.classes[class_idx];
-        if (cache_.n_slots(static_cast<int32_t>(class_idx)) < min_slots_per_used * size_class.max_n_used) {
-            continue; // a small cache holds what the token needs, not what it may need next
+        const ExpertKey key       = guesses_[next_guess_++];
+        const uint32_t  class_idx = layouts_.of(key).class_idx;
+        if (cache_.n_slots(static_cast<int32_t>(class_idx)) < min_slots_per_wanted * n_wanted_[class_idx]) {
+            continue;
         }
         const SlotRef slot = queue_ahead(key, Admission::if_free);
         if (slot) {

@@ -74,7 +74,7 @@ class WeightThresholds final : public PrecisionPolicy {
         if (weight >= hi_above) {
             return resident == Resident::lo && weight < wait_above_ ? Choice::promote : Choice::hi;
         }
-        return weight >= skip_below_ ? Choice::lo : Choice::skip;
+        return resident == Resident::lo || weight >= skip_below_ ? Choice::lo : Choice::skip;
     }
 
     double hi_above_, fall_;

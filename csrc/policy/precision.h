@@ -46,9 +46,10 @@ std::unique_ptr<PrecisionPolicy> make_always_low();
 // serves where hi was chosen, until the hi copy is there. t1 >= 1 is exact mode.
 std::unique_ptr<PrecisionPolicy> make_thresholds(float t1, float t2, bool lo_serves_hi);
 
-// By the expert's own weight: a missing one is read in hi from hi_above on, in lo from skip_below on, and skipped below
-// both. hi_above is that of layer 0 and falls by `fall` from each layer to the next. Below wait_above a resident lo
-// copy serves where hi was chosen, until the hi copy is there. hi_above and wait_above <= 0 is exact mode.
+// By the expert's own weight: without a hi copy it gets one from hi_above on, else its lo copy, which below skip_below
+// is not read if it is missing: the expert is skipped. hi_above is that of layer 0 and falls by `fall` from each layer
+// to the next. Below wait_above a resident lo copy serves where hi was chosen, until the hi copy is there. hi_above and
+// wait_above <= 0 is exact mode.
 std::unique_ptr<PrecisionPolicy> make_weight_thresholds(double hi_above, float skip_below, float wait_above,
                                                         double fall);
 

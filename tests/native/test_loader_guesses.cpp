@@ -156,6 +156,33 @@ TEST_CASE("what is wanted takes the slot of a guess that was not begun to be rea
     CHECK(next->leases()[0].slot); // now it is free
 }
 
+TEST_CASE("few slots for hi copies are enough for guesses where few hi copies are wanted") {
+    const TinyModel model({{16, {1024, 1024, 2048}}, {17, {1024, 1024, 2048}}}, /*has_lo=*/true);
+    LoaderOptions   options;
+    options.lo_share            = 0.75;
+    options.expert_memory_bytes = 24 * (copy_bytes + 3 * TinyModel::align);
+    ManualBench bench(model, options);
+    REQUIRE(bench.loader.n_slots(0) < 8); // four times the two experts that a token uses
+    const auto n_read_ahead = [&](Precision precision) {
+        const uint64_t n_before = bench.loader.stats().n_prefetched;
+        bench.loader.prefetch(model.keys(1, {3}, precision), three_parts);
+        bench.reader.drain();
+        bench.loader.clear();
+        return bench.loader.stats().n_prefetched - n_before;
+    };
+    CHECK(n_read_ahead(Precision::hi) == 0);
+    CHECK(n_read_ahead(Precision::lo) == 1);
+    for (uint16_t i = 0; i < 400; i++) {
+        const auto step = bench.loader.begin(model.keys(1, {5, 6}, Precision::lo), three_parts, Admission::always);
+        bench.reader.drain();
+    }
+    CHECK(n_read_ahead(Precision::hi) == 1);
+    for (uint16_t i = 0; i < 400; i++) {
+        make_resident(bench, 1, {5, 6});
+    }
+    CHECK(n_read_ahead(Precision::hi) == 0);
+}
+
 TEST_CASE("guesses that nobody wants close the budget, one that is wanted now and then opens it") {
     const TinyModel model = two_layers();
     ManualBench     bench(model, with_slots(32));

@@ -96,6 +96,7 @@ def test_weight_thresholds_judge_an_expert_by_its_own_weight() -> None:
     policy = WeightThresholds(hi_above=0.375, skip_below=0.25)
     assert choose(policy, weights, [NOTHING] * 4) == [HI, LO, LO, SKIP]
     assert choose(policy, weights, [LO_RESIDENT, HI_RESIDENT, NOTHING, HI_RESIDENT]) == [HI, HI, LO, HI]
+    assert choose(policy, weights, [HI_RESIDENT, LO_RESIDENT, LO_RESIDENT, LO_RESIDENT]) == [HI, LO, LO, LO]
     assert choose(WeightThresholds(0.5), weights, [NOTHING] * 4) == [LO] * 4  # no favourite, none in hi
 
 
