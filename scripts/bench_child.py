@@ -61,7 +61,7 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
     if options.expert_memory is not None:
         budget["expert_memory"] = options.expert_memory
     if options.hi_above is not None:
-        budget["policy"] = WeightThresholds(options.hi_above, 0.0, options.wait_above, options.fall)
+        budget["policy"] = WeightThresholds(options.hi_above, options.skip_below, options.wait_above, options.fall)
     if options.reroute is not None:
         budget["router_filter"] = Substitute(options.reroute)
     model: llama_cpp.Llama = hobbit_py.Llama(
@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hi-above", type=float, help="hobbit: of policies.WeightThresholds (as tuned)")
     parser.add_argument("--wait-above", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
     parser.add_argument("--fall", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
+    parser.add_argument("--skip-below", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
     parser.add_argument("--reroute", type=float, help="hobbit: margin of policies.Substitute (none)")
     try:
         result = measure_engine(parser.parse_args(arguments))

@@ -157,7 +157,7 @@ class Bench:
             command += ["--precision", case.precision]
             if case.precision == "mixed":
                 command += ["--lo", str(options.lo)]
-                for name in ("hi_above", "fall", "lo_share", "reroute"):
+                for name in ("hi_above", "fall", "wait_above", "skip_below", "lo_share", "reroute"):
                     if getattr(options, name) is not None:
                         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
             if box_bytes is not None:
@@ -219,6 +219,12 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lo", type=Path, help="low-precision copy: adds the mixed cases")
     parser.add_argument("--hi-above", type=float, help="mixed: gate weight from which hi is waited for (as tuned)")
     parser.add_argument("--fall", type=float, help="mixed: how much less that is from layer to layer (0)")
+    parser.add_argument(
+        "--wait-above", type=float, help="mixed: gate weight below which a lo copy serves meanwhile (0)"
+    )
+    parser.add_argument(
+        "--skip-below", type=float, help="mixed: gate weight below which a missing expert is skipped (0)"
+    )
     parser.add_argument("--lo-share", type=float, help="mixed: of the experts' memory, for lo copies (as tuned)")
     parser.add_argument("--reroute", type=float, help="mixed: margin of policies.Substitute (none)")
     parser.add_argument("--engines", default="stock,hobbit", help="which to run (stock,hobbit)")

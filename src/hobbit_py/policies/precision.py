@@ -88,8 +88,9 @@ class WeightThresholds:
     What an expert in lo adds to the layer's error grows with the square of its weight, and every hi copy costs the same
     to read. So this rule leaves the least error for a given number of hi reads. HobbitThresholds, which counts the
     weight of the better experts, also reads the best one of a token that has no favourite. What is resident in hi
-    serves as it is, and what is resident in lo is not skipped: only a read is worth leaving out. Below wait_above a resident lo copy serves where hi was chosen, until the hi copy is there: no
-    token waits for the drive then. hi_above = wait_above = 0 is exact mode.
+    serves as it is, and what is resident in lo is not skipped: only a read is worth leaving out. Below wait_above a
+    resident lo copy serves where hi was chosen, until the hi copy is there: no token waits for the drive then.
+    hi_above = wait_above = 0 is exact mode.
 
     Where an error weighs more the later its layer comes, hi_above may be that of layer 0 and fall by `fall` from each
     layer to the next.

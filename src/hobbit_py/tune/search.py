@@ -4,8 +4,8 @@ Every candidate is a teacher-forced run from a cold cache over the tokens that e
 take is computed from the bytes that it read and waited for, and from the speeds of the drive and the cores in exact
 mode: clocks are too noisy to tell candidates apart. What is wanted in hi and the memory for lo copies matter most, and
 together: replays leave a line of both to search along (tune.frontier). Then follow whether the threshold falls with
-depth, what waits, skipping and, if it is asked for, rerouting, one at a time: a handful of runs where the whole grid
-would take dozens.
+depth, what waits and, if it is asked for, rerouting, one at a time: a handful of runs where the whole grid would take
+dozens. How much is skipped goes with the threshold (tune.frontier.SKIP_SHARE).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..simulate.record import Recording, lo_part_bytes, record_trace
 from .candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, rerouting
 from .eviction import search_eviction
 from .frontier import find_frontier
-from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights, skip_thresholds
+from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights
 from .stored import EvictionTuning, Tuning
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
-REROUTE_MARGINS = (0.3, 0.5)
-_MAX_RUNS = 15  # of the search, exact mode and the recording of the router
+REROUTE_MARGINS = (0.15, 0.3)
+_MAX_RUNS = 13  # of the search, exact mode and the recording of the router
 _MAX_REROUTED_RUNS = 4  # two of the thresholds that were found, or one, one and two
 
 
@@ -48,7 +48,6 @@ class TuneResult:
 def search(
     frontier: Sequence[Candidate],
     hi_ladder: Sequence[float],
-    skip_ladder: Sequence[float],
     measure: Callable[[Candidate], Measured],
     max_loss: float,
     margins: Sequence[float] = (),
@@ -58,7 +57,6 @@ def search(
     Args:
         frontier: Candidates that read ever more and lose ever less: the first within max_loss is found by bisection.
         hi_ladder: Falling values of hi_above; those above the one found are values of wait_above to try.
-        skip_ladder: Values of skip_below that cost ever more.
         measure: Runs one.
         max_loss: Of what a candidate may be expected to lose (`Measured.expected_loss`), 0.01 for 1%.
         margins: Of rerouting, ever wider ones; none: nothing is rerouted.
@@ -85,11 +83,10 @@ def search(
         if within(replace(found, wait_above=wait_above)):
             break
     best = _fastest(measured, max_loss).candidate
-    for skip_below in skip_ladder:
-        if skip_below < best.hi_above and not within(replace(best, skip_below=skip_below)):
-            break
-    best = _fastest(measured, max_loss).candidate
-    behind = (replace(best, hi_above=c.hi_above, lo_share=c.lo_share) for c in frontier[first + 1 : first + 3])
+    behind = (
+        replace(best, hi_above=c.hi_above, skip_below=c.skip_below, lo_share=c.lo_share)
+        for c in frontier[first + 1 : first + 3]
+    )
     for candidate in (best, *behind):
         n_within = 0
         for margin in margins:
@@ -206,7 +203,6 @@ def tune(
         chosen, measured = search(
             find_frontier(trace, expert_memory_bytes, hi_ladder),
             hi_ladder,
-            skip_thresholds(weights),
             measure,
             max_loss,
             REROUTE_MARGINS if reroute else (),
