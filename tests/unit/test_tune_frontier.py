@@ -7,43 +7,29 @@ import pytest
 from traces import random_trace
 
 from hobbit_py.mixed import full_lo_share
-from hobbit_py.policies import HI, LO, SKIP, WeightThresholds
+from hobbit_py.policies import HI, LO, WeightThresholds
 from hobbit_py.simulate.replay import all_slots_bytes
 from hobbit_py.tune.candidate import Candidate
-from hobbit_py.tune.frontier import (
-    LO_SHARES,
-    SKIP_SHARE,
-    SKIPPED_ERROR,
-    LoWeight,
-    ReplayCost,
-    find_frontier,
-    lo_shares,
-    not_beaten,
-    replay_cost,
-)
+from hobbit_py.tune.frontier import LO_SHARES, LoWeight, ReplayCost, find_frontier, lo_shares, not_beaten, replay_cost
 
 HI_LADDER = [0.9, 0.5, 0.3, 0.2, 0.1]
 
 
 def test_lo_weight_decides_as_the_plain_policy_and_adds_up() -> None:
     rng = np.random.default_rng(0)
-    thresholds = WeightThresholds.tilted(0.25, 0.25, 4, skip_below=0.1, wait_above=0.4)
+    thresholds = WeightThresholds.tilted(0.25, 0.25, 4, wait_above=0.4)
     costs = [1.0, 2.0, 0.5, 1.5]
     policy = LoWeight(thresholds, costs)
-    squares, n_hi, n_skipped = 0.0, 0, 0
+    squares, n_hi = 0.0, 0
     for step in range(2000):
         weights = -np.sort(-rng.dirichlet(np.full(4, 0.7))).astype(np.float32)
         resident = rng.choice(np.array([0, LO, HI], np.int8), 4)
         plain = thresholds.choose(step % 4, weights, resident)
         assert policy.choose(step % 4, weights, resident).tolist() == plain
-        for weight, code in zip(weights, plain, strict=True):
-            error = 0.0 if code == HI else SKIPPED_ERROR if code == SKIP else 1.0
-            squares += error * float(weight) ** 2 * costs[step % 4]
+        squares += sum(float(w) ** 2 for w, code in zip(weights, plain, strict=True) if code != HI) * costs[step % 4]
         n_hi += plain.count(HI)
-        n_skipped += plain.count(SKIP)
     assert policy.squares == pytest.approx(squares, rel=1e-4)
     assert policy.n_hi == n_hi
-    assert n_skipped > 0
 
 
 def beats(a: ReplayCost, b: ReplayCost) -> bool:
@@ -85,7 +71,7 @@ def test_the_frontier_reads_ever_more_and_leaves_ever_less_in_lo() -> None:
     assert [c.lo_weight for c in costs] == sorted((c.lo_weight for c in costs), reverse=True)
     # What is left out is beaten.
     for hi_above in HI_LADDER:
-        cost = replay_cost(trace, memory_bytes, Candidate(hi_above, SKIP_SHARE * hi_above, 0.45).policy(4), 0.45)
+        cost = replay_cost(trace, memory_bytes, Candidate(hi_above, 0.0, 0.45).policy(4), 0.45)
         assert any(c.read_bytes <= cost.read_bytes and c.lo_weight <= cost.lo_weight for c in costs)
 
 

@@ -9,8 +9,8 @@ import pytest
 from hobbit_py.tune.candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds
 from hobbit_py.tune.search import REROUTE_MARGINS, search, wait_ladder
 
-HI_LADDER = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-FRONTIER = [Candidate(hi_above, hi_above / 10, lo_share=hi_above + 0.3) for hi_above in HI_LADDER]
+HI_LADDER, SKIP_LADDER = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1], [0.02, 0.05]
+FRONTIER = [Candidate(hi_above, 0.0, lo_share=hi_above + 0.3) for hi_above in HI_LADDER]
 
 
 class Landscape:
@@ -20,17 +20,18 @@ class Landscape:
         self,
         loss_of_lo: float,
         *,
+        skip_loss: float = 1.0,
         never_wait_loss: float = 1.0,
         flat_loss: float = 1.0,
         reroute_loss: float = 1.0,
     ) -> None:
-        self.loss_of_lo, self.never_wait_loss = loss_of_lo, never_wait_loss
+        self.loss_of_lo, self.skip_loss, self.never_wait_loss = loss_of_lo, skip_loss, never_wait_loss
         self.flat_loss, self.reroute_loss = flat_loss, reroute_loss
         self.asked: list[Candidate] = []
 
     def measure(self, candidate: Candidate) -> Measured:
         self.asked.append(candidate)
-        loss = self.loss_of_lo * candidate.hi_above
+        loss = self.loss_of_lo * candidate.hi_above + self.skip_loss * candidate.skip_below
         loss += self.never_wait_loss * max(0.0, candidate.wait_above - candidate.hi_above)
         loss += 0.0 if candidate.tilt else self.flat_loss
         loss += self.reroute_loss * candidate.reroute_margin
@@ -39,7 +40,7 @@ class Landscape:
         return Measured(candidate, loss, 0.0, loss, bytes_ratio, bytes_ratio - 0.1 * candidate.wait_above)
 
     def search(self, max_loss: float = 0.01, margins: tuple[float, ...] = ()) -> tuple[Measured | None, list[Measured]]:
-        return search(FRONTIER, HI_LADDER, self.measure, max_loss, margins)
+        return search(FRONTIER, HI_LADDER, SKIP_LADDER, self.measure, max_loss, margins)
 
     def chosen(self, max_loss: float = 0.01, margins: tuple[float, ...] = ()) -> Candidate:
         measured, _ = self.search(max_loss, margins)
@@ -58,6 +59,10 @@ def test_bisection_finds_the_first_within_the_loss(n_lossy: int) -> None:
     assert len(of_frontier) <= 3
     slow = next(c for c in FRONTIER if Landscape(landscape.loss_of_lo).measure(c).loss <= 0.01)
     assert chosen.candidate == slow
+
+
+def test_search_skips_as_far_as_the_loss_allows() -> None:
+    assert Landscape(loss_of_lo=0.0, skip_loss=0.3).chosen() == replace(FRONTIER[0], skip_below=0.02)  # 0.05: 1.5%
 
 
 def test_search_waits_for_as_little_as_the_loss_allows() -> None:
@@ -102,10 +107,10 @@ def test_time_follows_from_bytes() -> None:
     assert speeds.token_s(50e6, 5e6) == pytest.approx(0.05)  # the drive is the limit
 
 
-def test_what_is_skipped_goes_with_the_threshold() -> None:
-    landscape = Landscape(loss_of_lo=0.021, reroute_loss=0.01)
-    landscape.search(margins=REROUTE_MARGINS)
-    assert all(c.skip_below == pytest.approx(c.hi_above / 10) for c in landscape.asked)
+def test_search_never_skips_what_would_be_in_hi() -> None:
+    asked = Landscape(loss_of_lo=0.0, skip_loss=0.0)
+    search([Candidate(0.02, 0.0, 0.5)], [0.02], [0.01, 0.05], asked.measure, 0.01)
+    assert {c.skip_below for c in asked.asked} == {0.0, 0.01}
 
 
 def test_search_finds_nothing_where_nothing_is_within() -> None:
@@ -117,7 +122,7 @@ def test_search_finds_nothing_where_nothing_is_within() -> None:
 
 def test_search_measures_no_setting_twice() -> None:
     for loss_of_lo in (0.0, 0.02, 0.2):
-        landscape = Landscape(loss_of_lo, reroute_loss=0.0)
+        landscape = Landscape(loss_of_lo, skip_loss=0.0, reroute_loss=0.0)
         landscape.search(0.01, REROUTE_MARGINS)
         assert len(set(landscape.asked)) == len(landscape.asked)
 
@@ -132,6 +137,20 @@ def test_at_most_three_values_of_wait_above_follow_never() -> None:
         assert waits[-1] > hi_above
 
 
+def test_an_unlucky_loss_does_not_lead_the_search_astray() -> None:
+    landscape = Landscape(loss_of_lo=0.01 / (FRONTIER[2].hi_above + 0.05))
+    unlucky = {FRONTIER[3], FRONTIER[2]}  # the first that bisection asks for, and what it ends with
+
+    def measure(candidate: Candidate) -> Measured:
+        found = landscape.measure(candidate)
+        return replace(found, loss=0.0105, kl_mean=0.9 * found.loss) if candidate in unlucky else found
+
+    chosen, measured = search(FRONTIER, HI_LADDER, (), measure, 0.01)
+    assert chosen is not None
+    assert chosen.candidate == FRONTIER[4]
+    assert [m.candidate for m in measured][:4] == [FRONTIER[3], FRONTIER[1], FRONTIER[2], FRONTIER[4]]
+
+
 def test_a_lucky_loss_is_not_taken_at_its_word() -> None:
     lucky = Measured(Candidate(1.0, 0.0, 0.9), loss=0.001, loss_se=0.006, kl_mean=0.03, bytes_ratio=0.1, time_ratio=0.1)
     sound = Measured(
@@ -142,6 +161,6 @@ def test_a_lucky_loss_is_not_taken_at_its_word() -> None:
     def measure(candidate: Candidate) -> Measured:
         return by_candidate.get(candidate, replace(sound, candidate=candidate, loss=1.0))
 
-    chosen, measured = search([lucky.candidate, sound.candidate], (), measure, 0.01)
+    chosen, measured = search([lucky.candidate, sound.candidate], (), (), measure, 0.01)
     assert lucky in measured
     assert chosen == sound

@@ -21,7 +21,7 @@ from hobbit_py.mixed import (
 )
 from hobbit_py.policies import HI, CachePrior, RouterFilter, Substitute, WeightThresholds
 from hobbit_py.tune import load_tuning, save_tuning, tuning_path
-from hobbit_py.tune.routing import HI_A_TOKEN, RoutingRecorder, hi_thresholds, mix_thresholds
+from hobbit_py.tune.routing import HI_A_TOKEN, RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def test_ladders_are_quantiles_of_the_weights() -> None:
     weights = recorded_weights()
     ladder = hi_thresholds(weights)
     assert [float((weights >= t).mean()) * 8 for t in ladder] == pytest.approx(HI_A_TOKEN, abs=0.01)
+    assert [(weights < t).mean() for t in skip_thresholds(weights)] == pytest.approx([0.01, 0.03], abs=0.001)
     # With two experts used, two in hi a token would be exact mode.
     assert len(hi_thresholds(np.sort(weights[:, :2])[:, ::-1])) == len(HI_A_TOKEN) - 1
 

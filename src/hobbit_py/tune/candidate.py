@@ -62,10 +62,14 @@ class Measured:
 
     @property
     def expected_loss(self) -> float:
-        """What it may be expected to lose on other text: two parts of the divergence and one of the loss, or the loss.
+        """What it may be expected to lose on other text: two parts of the divergence and one of the loss.
 
         The divergence is what would be lost if the text were as exact mode predicts. Alone it is too much by half,
         since exact mode is no oracle, but it has a tenth of the loss's noise: of the fastest of many candidates the
         loss alone would be on the lucky side (docs/accuracy.md, "What hobbit tune does").
         """
-        return max(self.loss, (self.loss + 2 * self.kl_mean) / 3)
+        return (self.loss + 2 * self.kl_mean) / 3
+
+    def is_within(self, max_loss: float) -> bool:
+        """Whether it lost no more on this text, and may be expected to lose no more on others."""
+        return max(self.loss, self.expected_loss) <= max_loss

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..mixed import full_lo_share
-from ..policies import HI, LO, PROMOTE, SKIP, EvictionPolicy, WeightThresholds, eviction_policy
+from ..policies import HI, LO, PROMOTE, EvictionPolicy, WeightThresholds, eviction_policy
 from ..policies.presets import DEFAULT, Preset
 from ..simulate import Trace
 from ..simulate.predictions import guesses_of
@@ -21,32 +21,21 @@ from ..simulate.replay import all_slots_bytes, make_replay, run_replay
 from .candidate import Candidate
 
 LO_SHARES = (0.25, 0.45, 0.6, 0.75, 0.9)
-SKIP_SHARE = 0.08
-"""Of hi_above: the weight below which an expert without any copy in memory is skipped.
-
-A byte read in lo for an expert that would be skipped buys as much accuracy as one read in hi for an expert that would
-be in lo if the square of its weight is that of the other divided by SKIPPED_ERROR and multiplied by the ratio of the
-copies' sizes: at 0.13 times the weight with Q3_K copies of 8-bit experts. Less is skipped, since perplexity suffers
-more from it than divergence does.
-"""
-SKIPPED_ERROR = 25.0  # of a skipped expert, over that of one in Q3_K: by the divergence of both (docs/accuracy.md)
 _MAX_STEPS = 12_288  # 256 tokens of 48 layers: the cache is full after some dozens
 _NOTHING_AHEAD = Preset("replay", eviction="lru")
 
 
 class LoWeight:
-    """Decides as WeightThresholds and adds up what that leaves in lo.
+    """Decides as WeightThresholds and adds up what that leaves in lo; skips nothing.
 
     Attributes:
-        squares: Squared gate weights of what ran in lo, and SKIPPED_ERROR times those of what was skipped, times
-            `layer_cost` ([n_layers]) of its layer. The error that lo copies of a type leave, and with it the KL
-            divergence from exact mode, is about proportional to it.
+        squares: Squared gate weights of what ran in lo, times `layer_cost` ([n_layers]) of its layer. The error that
+            lo copies of a type leave, and with it the KL divergence from exact mode, is about proportional to it.
         n_hi: Experts that ran in hi.
     """
 
     def __init__(self, thresholds: WeightThresholds, layer_cost: Sequence[float]) -> None:
-        self._thresholds = thresholds
-        self._skip_below, self._wait_above = np.float32(thresholds.skip_below), np.float32(thresholds.wait_above)
+        self._thresholds, self._wait_above = thresholds, np.float32(thresholds.wait_above)
         self._layer_cost = layer_cost
         self.squares = 0.0
         self.n_hi = 0
@@ -58,11 +47,9 @@ class LoWeight:
         wanted = gate_weights >= np.float32(self._thresholds.hi_above - self._thresholds.fall * layer)
         codes = np.where(wanted | (resident == HI), HI, LO)
         codes[wanted & (resident == LO) & (gate_weights < self._wait_above)] = PROMOTE
-        codes[(codes == LO) & (resident == 0) & (gate_weights < self._skip_below)] = SKIP
-        in_lo, skipped = gate_weights[(codes == LO) | (codes == PROMOTE)], gate_weights[codes == SKIP]
-        squares = float(in_lo @ in_lo) + SKIPPED_ERROR * float(skipped @ skipped)
-        self.squares += squares * self._layer_cost[layer]
-        self.n_hi += len(gate_weights) - len(in_lo) - len(skipped)
+        in_lo = gate_weights[codes != HI]
+        self.squares += float(in_lo @ in_lo) * self._layer_cost[layer]
+        self.n_hi += len(gate_weights) - len(in_lo)
         return codes
 
 
@@ -71,8 +58,7 @@ class ReplayCost:
     """Of thresholds and a share on a trace: expert bytes a token, and what is left in lo.
 
     `waited_bytes` were missing, `upgrade_bytes` are of hi copies read in idle time; `lo_weight` is the squared router
-    weight that ran in lo, and SKIPPED_ERROR times that of what was skipped, the mean of tokens and layers; `hi_share`
-    the share of the selected experts that ran in hi.
+    weight that ran in lo, the mean of tokens and layers; `hi_share` the share of the selected experts that ran in hi.
     """
 
     waited_bytes: float
@@ -100,7 +86,7 @@ def replay_cost(
     Args:
         trace: With the sizes of lo copies.
         expert_memory_bytes: As of the model.
-        thresholds: To decide by.
+        thresholds: With skip_below 0.
         lo_share: Of the memory.
         eviction: None: the default.
         layer_cost: [n_layers], of lo weight in each layer; None: 1.
@@ -145,7 +131,7 @@ def find_frontier(trace: Trace, expert_memory_bytes: int, hi_ladder: Sequence[fl
     trace = trace.head(max(1, min(trace.n_tokens, _MAX_STEPS // len(trace.layers))))
     hi_bytes = all_slots_bytes(trace)
     shares = lo_shares(expert_memory_bytes / hi_bytes, all_slots_bytes(trace, lo=True) / hi_bytes)
-    candidates = [Candidate(hi_above, SKIP_SHARE * hi_above, lo_share) for hi_above in hi_ladder for lo_share in shares]
+    candidates = [Candidate(hi_above, 0.0, lo_share) for hi_above in hi_ladder for lo_share in shares]
     n_layers = len(trace.n_expert)
     return not_beaten(
         [(c, replay_cost(trace, expert_memory_bytes, c.policy(n_layers), c.lo_share)) for c in candidates]

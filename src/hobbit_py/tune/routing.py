@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # The mix of the HOBBIT paper for two experts a token: two thirds in hi, 3% skipped.
 HI_SHARE, LO_SHARE = 0.67, 0.30
 HI_A_TOKEN = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5, 2.0)
+SKIP_SHARES = (0.01, 0.03)
 
 
 class RoutingRecorder:
@@ -72,3 +73,8 @@ def hi_thresholds(weights: npt.NDArray[np.float32]) -> list[float]:
     n_used = weights.shape[1]
     shares = [n_hi / n_used for n_hi in HI_A_TOKEN if n_hi < n_used]
     return sorted({float(np.quantile(weights, 1 - share)) for share in shares}, reverse=True)
+
+
+def skip_thresholds(weights: npt.NDArray[np.float32]) -> list[float]:
+    """Gate weights below which 1% and 3% of the selected experts are."""
+    return sorted({float(np.quantile(weights, share)) for share in SKIP_SHARES})

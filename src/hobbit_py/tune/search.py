@@ -4,8 +4,8 @@ Every candidate is a teacher-forced run from a cold cache over the tokens that e
 take is computed from the bytes that it read and waited for, and from the speeds of the drive and the cores in exact
 mode: clocks are too noisy to tell candidates apart. What is wanted in hi and the memory for lo copies matter most, and
 together: replays leave a line of both to search along (tune.frontier). Then follow whether the threshold falls with
-depth, what waits and, if it is asked for, rerouting, one at a time: a handful of runs where the whole grid would take
-dozens. How much is skipped goes with the threshold (tune.frontier.SKIP_SHARE).
+depth, what waits, skipping and, if it is asked for, rerouting, one at a time: a handful of runs where the whole grid
+would take dozens.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..simulate.record import Recording, lo_part_bytes, record_trace
 from .candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, rerouting
 from .eviction import search_eviction
 from .frontier import find_frontier
-from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights
+from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights, skip_thresholds
 from .stored import EvictionTuning, Tuning
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
 REROUTE_MARGINS = (0.15, 0.3)
-_MAX_RUNS = 13  # of the search, exact mode and the recording of the router
+_MAX_RUNS = 15  # of the search, exact mode and the recording of the router
 _MAX_REROUTED_RUNS = 4  # two of the thresholds that were found, or one, one and two
 
 
@@ -48,6 +48,7 @@ class TuneResult:
 def search(
     frontier: Sequence[Candidate],
     hi_ladder: Sequence[float],
+    skip_ladder: Sequence[float],
     measure: Callable[[Candidate], Measured],
     max_loss: float,
     margins: Sequence[float] = (),
@@ -55,25 +56,34 @@ def search(
     """The fastest candidate within max_loss, None if there is none, and all that were measured.
 
     Args:
-        frontier: Candidates that read ever more and lose ever less: the first within max_loss is found by bisection.
+        frontier: Candidates that read ever more and lose ever less: the first that may be expected to be within
+            max_loss is found by bisection; where its own loss is an unlucky one, the next that is within counts.
         hi_ladder: Falling values of hi_above; those above the one found are values of wait_above to try.
+        skip_ladder: Values of skip_below that cost ever more.
         measure: Runs one.
-        max_loss: Of what a candidate may be expected to lose (`Measured.expected_loss`), 0.01 for 1%.
+        max_loss: See `Measured.is_within`; 0.01 for 1%.
         margins: Of rerouting, ever wider ones; none: nothing is rerouted.
     """
     measured: list[Measured] = []
 
     def within(candidate: Candidate) -> bool:
         measured.append(measure(candidate))
-        return measured[-1].expected_loss <= max_loss
+        return measured[-1].is_within(max_loss)
 
     first, end = 0, len(frontier)
     while first < end:
         middle = (first + end) // 2
-        if within(frontier[middle]):
+        within(frontier[middle])
+        if measured[-1].expected_loss <= max_loss:
             end = middle
         else:
             first = middle + 1
+    for candidate in frontier[first:]:
+        if any(m.is_within(max_loss) for m in measured if m.candidate == candidate):
+            break
+        if all(m.candidate != candidate for m in measured) and within(candidate):
+            break
+        first += 1
     if first == len(frontier):
         return None, measured
     for tilt in TILTS[1:]:
@@ -83,10 +93,11 @@ def search(
         if within(replace(found, wait_above=wait_above)):
             break
     best = _fastest(measured, max_loss).candidate
-    behind = (
-        replace(best, hi_above=c.hi_above, skip_below=c.skip_below, lo_share=c.lo_share)
-        for c in frontier[first + 1 : first + 3]
-    )
+    for skip_below in skip_ladder:
+        if skip_below < best.hi_above and not within(replace(best, skip_below=skip_below)):
+            break
+    best = _fastest(measured, max_loss).candidate
+    behind = (replace(best, hi_above=c.hi_above, lo_share=c.lo_share) for c in frontier[first + 1 : first + 3])
     for candidate in (best, *behind):
         n_within = 0
         for margin in margins:
@@ -203,6 +214,7 @@ def tune(
         chosen, measured = search(
             find_frontier(trace, expert_memory_bytes, hi_ladder),
             hi_ladder,
+            skip_thresholds(weights),
             measure,
             max_loss,
             REROUTE_MARGINS if reroute else (),
@@ -271,7 +283,7 @@ def _check_rerouting(open_llama: Callable[..., Llama]) -> None:
 
 def _fastest(measured: list[Measured], max_loss: float) -> Measured:
     """Of candidates that would take equally long, the one that reads least."""
-    return min((m for m in measured if m.expected_loss <= max_loss), key=lambda m: (m.time_ratio, m.bytes_ratio))
+    return min((m for m in measured if m.is_within(max_loss)), key=lambda m: (m.time_ratio, m.bytes_ratio))
 
 
 def _token_s(speeds: Speeds, evaluation: Evaluation) -> float:
