@@ -15,8 +15,8 @@ constexpr uint32_t max_host_tokens = 32;
 // More have nearly as many rows as a slot could serve, and kernels that go through all slots.
 constexpr uint32_t max_whole_tokens = 8;
 
-// In such a layer copies pass while the next layer is guessed and kernels are begun, which a share of the host's holds
-// up: so long, as measured, that it must gain more.
+// In a layer that is parted, the next one is guessed and kernels are begun while copies pass, which a share of the
+// host's holds up: so it must gain more (docs/gpu.md).
 constexpr double held_up_us = 30;
 
 } // namespace
