@@ -47,6 +47,7 @@ void bind_tier(py::module_ & m) {
         .def_readwrite("chunk_bytes", &TierOptions::chunk_bytes)
         .def_readwrite("has_staging", &TierOptions::has_staging)
         .def_readwrite("promotion_margin", &TierOptions::promotion_margin)
+        .def_readwrite("mixed_promotion_margin", &TierOptions::mixed_promotion_margin)
         .def_readwrite("eviction", &TierOptions::eviction);
 
     py::class_<TierStats>(m, "TierStats")

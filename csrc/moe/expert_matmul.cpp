@@ -200,12 +200,29 @@ Status ExpertMatmul::add_buffers(InnerGraph & graph, const ExpertNode & node, co
             buffers = weights.buffers(i, node.part_idx);
         }
     }
+    pad_rows(n_padded);
+    return add_products(graph, node, [&] {
+        return weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.stride, buffers.area, 0);
+    });
+}
+
+void ExpertMatmul::pad_rows(uint32_t n_padded) {
     if (!rows_.empty() && rows_.size() < n_padded) {
         rows_.resize(n_padded, rows_.back());
         ids_.resize(n_padded, ids_.back());
     }
+}
+
+Status ExpertMatmul::add_slot_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                                   const ExpertWeights & weights, Precision precision,
+                                   const std::vector<uint32_t> & rows, const std::vector<int32_t> & slot_idxs,
+                                   uint32_t n_padded) {
+    rows_ = rows;
+    ids_  = slot_idxs;
+    pad_rows(n_padded);
+    const auto class_idx = static_cast<int32_t>(weights.layouts().of({view.layer_idx, 0, precision}).class_idx);
     return add_products(graph, node, [&] {
-        return weights_at(graph, shape_of(view, node, precision), buffers.n_buffers, buffers.stride, buffers.area, 0);
+        return slots_tensor(graph, node, view, weights, precision, 0, weights.n_slots(class_idx));
     });
 }
 

@@ -39,6 +39,11 @@ class ExpertMatmul {
     Status add_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view, const LayerStep & step,
                     const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, uint32_t n_padded = 0);
 
+    // The same for rows that the caller names, over the slots of a class, `slot_idxs` [row].
+    Status add_slot_rows(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
+                         const ExpertWeights & weights, Precision precision, const std::vector<uint32_t> & rows,
+                         const std::vector<int32_t> & slot_idxs, uint32_t n_padded);
+
     // Zeroes rows of the node's output that no expert computes: what is there may be NaN, and NaN times a gate weight
     // of zero is NaN. May zero others. REQUIRES: what used the memory before was computed, no row was computed yet.
     static void clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows);
@@ -52,6 +57,7 @@ class ExpertMatmul {
                        const ExpertWeights & weights, const std::vector<uint32_t> & key_idxs, Precision precision,
                        uint32_t n_padded);
     void   append_rows(const LayerStep & step, uint32_t key_idx, int32_t id);
+    void   pad_rows(uint32_t n_padded);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 
     // Makes the tensor of a product's weights.

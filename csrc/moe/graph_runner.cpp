@@ -71,12 +71,18 @@ void GraphRunner::end_layer() {
     step_.end();
 }
 
+// What no token waits for.
+void GraphRunner::tend_to_layer() {
+    step_.tell_later();
+    tiered_.promote();
+}
+
 Status GraphRunner::compute_run(DeviceReads * reads) {
     if (view_.model == nullptr) {
         return inner_.compute();
     }
     const TimelineSpan span(*view_.model->timeline, Timeline::Kind::compute, view_.layer_idx);
-    return inner_.compute(reads);
+    return inner_.compute(reads, [this] { tend_to_layer(); });
 }
 
 // Up to the router; also the end of the layer before, whose experts may go now.
@@ -162,6 +168,7 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
     if (model != nullptr && model->tier != nullptr && !StagedLayer::takes_batch(*model, n_tokens)) {
         model->tier->take_back();
     }
+    inner_.set_recurring(-1);
     filter_.begin_graph(model);
     recorder_.begin_graph(model);
     gates_.begin_graph(graph, std::max(ahead_.begin_pass(model, tokens, n_tokens), recorder_.n_gate_layers()));
@@ -175,6 +182,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return status;
     }
     recorder_.read_weights(view_);
+    inner_.set_recurring(-1);
     if (Status status = step_.select(view_, reads_); !status.ok()) {
         return status;
     }

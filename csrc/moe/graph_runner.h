@@ -52,6 +52,7 @@ class GraphRunner {
     void   add_in_order(ggml_cgraph * graph, int first_idx, int32_t first_slot);
     Status add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights);
     void   end_layer();
+    void   tend_to_layer();
     Status compute_arriving(ggml_cgraph * graph, int first_idx);
     Status add_ready_rows(const ExpertNode & node);
     Status release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs);

@@ -96,19 +96,9 @@ ggml_tensor * InnerGraph::indices(const int32_t * values, int64_t n) {
 }
 
 ggml_tensor * InnerGraph::ids(const std::vector<int32_t> & values, int64_t n_used, int64_t n_tokens) {
-    const auto    n    = static_cast<int64_t>(values.size());
-    ggml_tensor * t    = nullptr;
-    const bool    same = last_ids_ >= 0 && last_ids_ + n <= n_indices_ &&
-                         std::equal(values.begin(), values.end(), index_values_.begin() + last_ids_);
-    if (same) {
-        char * at = index_scratch_.data() + static_cast<size_t>(last_ids_) * sizeof(int32_t);
-        t         = tensor_over(GGML_TYPE_I32, n, 1, 1, index_scratch_.buffer(), at);
-    } else {
-        last_ids_ = n_indices_;
-        t         = indices(values.data(), n);
-        if (t == nullptr) {
-            return nullptr;
-        }
+    ggml_tensor * t = indices(values.data(), static_cast<int64_t>(values.size()));
+    if (t == nullptr) {
+        return nullptr;
     }
     t->ne[0] = n_used;
     t->ne[1] = n_tokens;
@@ -137,8 +127,20 @@ void InnerGraph::clear() {
     if (!submitted_) { // else the device may still read them
         n_indices_ = 0;
         n_sent_    = 0;
-        last_ids_  = -1;
     }
+    first_idx_ = n_indices_;
+}
+
+void InnerGraph::begin_with_mark(ggml_cgraph & run) {
+    std::unique_ptr<ggml_tensor> & mark = marks_[{recurring_layer_, n_nodes_, n_made_, first_idx_, n_indices_}];
+    if (!mark) {
+        mark = std::make_unique<ggml_tensor>(
+            flat_tensor(GGML_TYPE_I32, 1, index_scratch_.buffer(), index_scratch_.data())); // without an operation
+    }
+    marked_nodes_.assign(1, mark.get());
+    marked_nodes_.insert(marked_nodes_.end(), run.nodes, run.nodes + run.n_nodes);
+    run.nodes   = marked_nodes_.data();
+    run.n_nodes = static_cast<int>(marked_nodes_.size());
 }
 
 Status InnerGraph::start() {
@@ -149,6 +151,9 @@ Status InnerGraph::start() {
         // The same graph as last time, over weights that never move: the device need not compare node by node.
         const bool is_parent = n_nodes_ == parent_->n_nodes && n_made_ == 0 && n_indices_ == 0;
         run.uid              = is_parent ? parent_->uid : 0;
+    }
+    if (recurring_layer_ >= 0 && n_nodes_ > 0 && index_scratch_.reserve(max_indices * sizeof(int32_t))) {
+        begin_with_mark(run);
     }
     if (n_indices_ > n_sent_) {
         ggml_tensor all = flat_tensor(GGML_TYPE_I32, max_indices, index_scratch_.buffer(), index_scratch_.data());
@@ -171,11 +176,14 @@ Status InnerGraph::submit() {
     return status;
 }
 
-Status InnerGraph::compute(DeviceReads * reads) {
+Status InnerGraph::compute(DeviceReads * reads, const std::function<void()> & meanwhile) {
     const Status status = start();
     if (reads != nullptr && status.ok()) {
         reads->begin();
         submitted_ = true;
+    }
+    if (meanwhile) {
+        meanwhile();
     }
     if (std::exchange(submitted_, false)) {
         ggml_backend_synchronize(backend_);

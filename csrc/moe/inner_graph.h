@@ -5,7 +5,10 @@
 #include "ggml-backend.h"
 #include "ggml.h"
 
+#include <array>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -56,6 +59,11 @@ class InnerGraph {
     // when it is given that graph itself. Holds until the next call; nullptr: nothing is fused.
     void set_parent(const ggml_cgraph * graph) { parent_ = graph; }
 
+    // Runs from now on come again with every token, several of this layer and not all alike: each kind begins with a
+    // node of its own. A device may know a run by its first node, and begins one that is as it was last time in one go
+    // (CUDA graphs). -1: they do not come again.
+    void set_recurring(int32_t layer_idx) { recurring_layer_ = layer_idx; }
+
     // A node of llama.cpp's graph.
     void add(ggml_tensor * node);
     // A MUL_MAT_ID of llama.cpp's graph that multiplies by `weights` with `ids` instead of its own (nullptr: its own
@@ -73,7 +81,7 @@ class InnerGraph {
 
     // n indices on the device, as an I32 tensor [n]; they get there with the run. nullptr: out of memory.
     ggml_tensor * indices(const int32_t * values, int64_t n);
-    // Ids of a MUL_MAT_ID, [n_used, n_tokens]. Nodes of a layer, which have the same, share what is on the device.
+    // Ids of a MUL_MAT_ID, [n_used, n_tokens].
     ggml_tensor * ids(const std::vector<int32_t> & values, int64_t n_used, int64_t n_tokens);
 
     // Whether n more tensors, nodes and index values fit before compute() must be called.
@@ -81,8 +89,9 @@ class InnerGraph {
 
     // Gives what was added to the device and starts empty again. Results are there after the next compute().
     Status submit();
-    // Runs what was added, waits for it, for `reads` of it and for what was submitted, and starts empty again.
-    Status compute(DeviceReads * reads = nullptr);
+    // Runs what was added, waits for it, for `reads` of it and for what was submitted, and starts empty again. Calls
+    // `meanwhile` while the device computes.
+    Status compute(DeviceReads * reads = nullptr, const std::function<void()> & meanwhile = {});
     // Forgets what was added and not computed.
     void clear();
     bool empty() const { return n_nodes_ == 0; }
@@ -95,7 +104,11 @@ class InnerGraph {
         ggml_tensor * ids     = nullptr;
     };
 
+    // Layer, nodes, nodes that were made, where its indices begin and end.
+    using Kind = std::array<int64_t, 5>;
+
     Status start();
+    void   begin_with_mark(ggml_cgraph & run);
 
     static constexpr int max_tensors = 2048;
 
@@ -107,8 +120,8 @@ class InnerGraph {
     int            n_nodes_    = 0;
     int            n_made_     = 0; // of these, not llama.cpp's own
     int64_t        n_indices_  = 0;
+    int64_t        first_idx_  = 0;     // of the indices of the run
     int64_t        n_sent_     = 0;     // indices that are on the device
-    int64_t        last_ids_   = -1;    // where those of ids() begin; -1: there are none
     bool           submitted_  = false; // and not waited for
     DeviceScratch  index_scratch_;
 
@@ -116,6 +129,10 @@ class InnerGraph {
     std::vector<int32_t>  index_values_;
     const ggml_cgraph *   parent_ = nullptr;
     std::vector<Replaced> replaced_;
+
+    int32_t                                      recurring_layer_ = -1;
+    std::map<Kind, std::unique_ptr<ggml_tensor>> marks_; // nodes that compute nothing
+    std::vector<ggml_tensor *>                   marked_nodes_;
 };
 
 } // namespace hobbit

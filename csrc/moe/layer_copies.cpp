@@ -71,6 +71,13 @@ bool LayerCopies::any_left(const std::vector<uint32_t> & part_idxs) const {
                        [&](const Copy & copy) { return !copy.used && contains(part_idxs, copy.part_idx); });
 }
 
+bool LayerCopies::have_arrived(const std::vector<uint32_t> & part_idxs) const {
+    return std::all_of(copies_.begin(), copies_.end(), [&](const Copy & copy) {
+        return copy.used || !contains(part_idxs, copy.part_idx) ||
+               (copy.buffer_idx >= 0 && tier_step_->is_copied(copy.buffer_idx));
+    });
+}
+
 Status LayerCopies::wait(const std::vector<uint32_t> & part_idxs) {
     const Copy * first = nullptr; // in the order of use
     lease_wanted_.clear();

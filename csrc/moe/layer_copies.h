@@ -34,6 +34,8 @@ class LayerCopies {
 
     // Whether copies of these parts were not taken by take_arrived() yet.
     bool any_left(const std::vector<uint32_t> & part_idxs) const;
+    // Whether none of them is to be waited for.
+    bool have_arrived(const std::vector<uint32_t> & part_idxs) const;
     // Waits for copies of these parts: for all if all were begun, else for one, and of a prompt's, which are many, for
     // half of those begun. May return without any.
     Status wait(const std::vector<uint32_t> & part_idxs);

@@ -4,6 +4,7 @@
 #include "tier/device_tier.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace hobbit {
 
@@ -12,6 +13,17 @@ namespace {
 // Decode, and batches as small as those of speculative decoding: their experts are what the next token needs as well,
 // so they always enter the cache. In larger batches an expert must be worth more than the one that would go.
 constexpr uint32_t max_tokens_admitted = 8;
+
+// Then nothing ever goes in the host's memory.
+bool has_slot_for_all(const ModelExperts & model) {
+    const std::vector<SizeClass> & classes = model.layouts->classes;
+    for (size_t i = 0; i < classes.size(); ++i) {
+        if (model.loader->n_slots(static_cast<int32_t>(i)) < classes[i].n_copies) {
+            return false;
+        }
+    }
+    return true;
+}
 
 } // namespace
 
@@ -97,13 +109,23 @@ Status LayerStep::select(const LayerView & view, const DeviceReads & reads) {
     for (size_t i = 0; i < ids_.size(); ++i) {
         choices_[i] = precision_.choice_of(ids_[i]);
     }
-    const Routing routing{view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()};
-    view.model->loader->on_route(routing);
+    model_   = view.model;
+    routing_ = {view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()};
     if (view.model->tier != nullptr) {
-        view.model->tier->on_route(routing);
+        view.model->tier->on_route(routing_);
+    }
+    untold_ = view.model->loader;
+    if (view.model->tier == nullptr || !has_slot_for_all(*view.model)) {
+        tell_later();
     }
     ++view.model->counters.n_layer_steps;
     return {};
+}
+
+void LayerStep::tell_later() {
+    if (untold_ != nullptr) {
+        std::exchange(untold_, nullptr)->on_route(routing_);
+    }
 }
 
 void LayerStep::load(const LayerView & view, const std::vector<uint32_t> & key_idxs) {

@@ -15,13 +15,19 @@ namespace hobbit {
 
 class LayerStep {
   public:
-    // Reads the selected ids, decides on precisions and tells the eviction policies. REQUIRES: the router was computed.
+    // Reads the selected ids, decides on precisions and tells the eviction policies. Where none has a choice now, the
+    // loader's is left to tell_later(). REQUIRES: the router was computed.
     Status select(const LayerView & view, const DeviceReads & reads);
+    // What no token waits for. To be called before the next select().
+    void tell_later();
     // Asks the loader for the experts `key_idxs`, ascending indices of keys(). Never waits for the drive.
     void load(const LayerView & view, const std::vector<uint32_t> & key_idxs);
     void load_all(const LayerView & view);
     // Lets go of the experts.
-    void end() { load_.reset(); }
+    void end() {
+        load_.reset();
+        untold_ = nullptr;
+    }
 
     LoadStep & loaded() { return *load_; }
     // Keeps what is loaded where it is beyond the end of the step.
@@ -29,6 +35,10 @@ class LayerStep {
 
     // The experts that are wanted, [n_keys].
     const std::vector<ExpertKey> & keys() const { return keys_; }
+
+    // Of the layer that was selected for last.
+    const ModelExperts * model() const { return model_; }
+    uint32_t             n_tokens() const { return routing_.n_tokens; }
 
     // The router's choice, [n_tokens][n_used].
     const std::vector<int32_t> & ids() const { return ids_; }
@@ -48,6 +58,9 @@ class LayerStep {
     void   group_rows(const LayerView & view);
 
     PrecisionStep             precision_;
+    Loader *                  untold_ = nullptr; // its policy is still to be told
+    Routing                   routing_;
+    const ModelExperts *      model_ = nullptr;
     std::shared_ptr<LoadStep> load_;
     std::vector<int32_t>      ids_;     // [n_tokens][n_used]
     std::vector<Choice>       choices_; // [n_tokens][n_used]

@@ -14,16 +14,15 @@ constexpr uint32_t max_short_tokens = 32;
 } // namespace
 
 // What was missing is in the host's memory now, unless it was only streamed through.
-void Promotions::promote(const LayerView & view, LayerStep & step, const std::vector<uint32_t> & missing,
-                         const std::vector<int32_t> & lease_idxs) {
+void Promotions::promote(const ModelExperts & model, size_t n_parts, LayerStep & step,
+                         const std::vector<uint32_t> & missing, const std::vector<int32_t> & lease_idxs) {
     if (missing.empty()) {
         return;
     }
-    DeviceTier &                      tier      = *view.model->tier;
+    DeviceTier &                      tier      = *model.tier;
     LoadStep &                        load      = step.loaded();
     const std::shared_ptr<const void> hold      = step.share_loaded();
-    const size_t                      n_parts   = view.part_order.size();
-    const bool                        only_free = view.n_tokens() > max_short_tokens;
+    const bool                        only_free = step.n_tokens() > max_short_tokens;
     hi_keys_.clear();
     for (const uint32_t i : missing) {
         const ExpertKey   key              = step.keys()[i];
@@ -42,7 +41,7 @@ void Promotions::promote(const LayerView & view, LayerStep & step, const std::ve
         }
     }
     // An expert that is used much should be there in hi, however little it weighs each time.
-    const std::shared_ptr<LoadStep> in_hi = view.model->loader->pin_resident(hi_keys_);
+    const std::shared_ptr<LoadStep> in_hi = model.loader->pin_resident(hi_keys_);
     for (uint32_t i = 0; i < in_hi->leases().size(); i++) {
         const std::byte * parts[max_parts] = {};
         for (uint32_t p = 0; p < n_parts; p++) {

@@ -12,10 +12,10 @@ namespace hobbit {
 
 class Promotions {
   public:
-    // `missing` are key indices of `step`, `lease_idxs` [key] says which of its leases has each. A long prompt's take
-    // only free slots: it needs nearly every expert once, which says little of what decoding needs, and the link is
-    // what it waits for. REQUIRES: the step was computed or copied from.
-    void promote(const LayerView & view, LayerStep & step, const std::vector<uint32_t> & missing,
+    // `missing` are key indices of `step`, `lease_idxs` [key] says which of its leases has each; the layer has
+    // `n_parts` matrices an expert. A long prompt's take only free slots: it needs nearly every expert once, which says
+    // little of what decoding needs, and the link is what it waits for. REQUIRES: the step was computed or copied from.
+    void promote(const ModelExperts & model, size_t n_parts, LayerStep & step, const std::vector<uint32_t> & missing,
                  const std::vector<int32_t> & lease_idxs);
 
     // Brings back what lay in slots that were lent to a batch, best first, a few at a time, as far as it lies in the

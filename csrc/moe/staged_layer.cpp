@@ -99,7 +99,7 @@ Status StagedLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner) 
         ++next;
     }
     pump();
-    promotions_.promote(*view_, *step_, missing_, lease_idxs_);
+    promotions_.promote(*view_->model, view_->part_order.size(), *step_, missing_, lease_idxs_);
     return {};
 }
 

@@ -15,6 +15,10 @@ constexpr uint32_t max_host_tokens = 32;
 // More have nearly as many rows as a slot could serve, and kernels that go through all slots.
 constexpr uint32_t max_whole_tokens = 8;
 
+// In a layer that is parted, the next one is guessed and kernels are begun while copies pass, which a share of the
+// host's holds up: so it must gain more (docs/gpu.md).
+constexpr double held_up_us = 30;
+
 } // namespace
 
 void TieredLayer::set_n_threads(int n_threads) {
@@ -27,6 +31,7 @@ void TieredLayer::set_n_threads(int n_threads) {
 void TieredLayer::begin(const LayerView & view, LayerStep & step) {
     view_      = &view;
     step_      = &step;
+    n_parts_   = view.part_order.size();
     tier_step_ = view.model->tier->begin(step.keys());
     weights_.emplace(*view.model->tier, *view.model->device_arena, step.keys(), tier_step_.get());
     tier_step_->find_missing(missing_, lease_idxs_);
@@ -53,6 +58,7 @@ void TieredLayer::end() {
     tier_step_.reset();
     pending_.clear();
     missing_.clear();
+    promotes_ = false;
     if (host_) {
         host_->clear();
     }
@@ -73,6 +79,7 @@ void TieredLayer::plan() {
     }
     if (with_host) {
         TierCosts costs = view_->model->tier->costs();
+        costs.host_sync_us += can_be_parted() ? held_up_us : 0;
         costs.copy_start_us += static_cast<double>(n_bytes_left) * costs.copy_us_per_byte;
         plan_                = plan_step(experts, costs);
         const auto uses_host = [](const std::vector<Place> & places) {
@@ -116,17 +123,26 @@ std::vector<ExpertKey> TieredLayer::expect(const std::vector<ExpertKey> & keys) 
     return absent;
 }
 
+// A layer of one token in mixed precision: hi rows are one product, which mostly waits for no copy, and lo rows another
+// behind it, over resident and copied ones alike.
+bool TieredLayer::can_be_parted() const {
+    return view_->n_tokens() == 1 && !view_->model->tier->shape().has_ring() &&
+           weights_->layouts().has(view_->layer_idx, Precision::lo);
+}
+
 // A few tokens' rows all go through one product over the slots, those of missing experts with any other slot, and are
 // written over later: no rows are gathered and scattered, and a GPU meets the same nodes in every token, which it then
 // begins in one go (CUDA graphs). A token's slots are distinct, as kernels for several tokens expect.
 void TieredLayer::find_slot_ids() {
     slot_ids_.clear();
+    is_parted_ = false;
     if (view_->n_tokens() > max_whole_tokens || !step_->skipped_rows().empty() || step_->keys().empty()) {
         return;
     }
-    whole_precision_ = step_->keys().front().precision;
+    is_parted_       = can_be_parted();
+    whole_precision_ = is_parted_ ? Precision::hi : step_->keys().front().precision;
     bool any         = false;
-    for (uint32_t i = 0; i < step_->keys().size(); i++) {
+    for (uint32_t i = 0; i < step_->keys().size() && !is_parted_; i++) {
         if (!tier_step_->slot(i)) {
             continue;
         }
@@ -140,9 +156,15 @@ void TieredLayer::find_slot_ids() {
     const uint32_t n_used    = view_->n_used();
     const uint32_t class_idx = weights_->layouts().of({view_->layer_idx, 0, whole_precision_}).class_idx;
     if (weights_->n_slots(static_cast<int32_t>(class_idx)) < n_used) {
+        is_parted_ = false;
         return;
     }
     slot_ids_ = step_->slot_ids(*weights_);
+    for (uint32_t i = 0; i < step_->keys().size(); i++) {
+        for (uint32_t row = 0; step_->keys()[i].precision != whole_precision_ && row < step_->n_rows(i); row++) {
+            slot_ids_[step_->rows(i)[row]] = -1;
+        }
+    }
     for (auto first = slot_ids_.begin(); first != slot_ids_.end(); first += n_used) {
         int32_t unused = 0;
         for (auto id = first; id != first + n_used; ++id) {
@@ -160,7 +182,8 @@ Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, 
                         const DeviceReads & reads, const std::function<void()> & meanwhile) {
     reads_     = &reads;
     meanwhile_ = meanwhile;
-    auto next  = view_->nodes.begin();
+    inner.set_recurring(view_->n_tokens() == 1 ? view_->layer_idx : -1);
+    auto next = view_->nodes.begin();
     for (int i = first_idx; i < view_->end_idx; ++i) {
         ggml_tensor * node      = ggml_graph_node(graph, i);
         const bool    is_expert = next != view_->nodes.end() && next->node_idx == i;
@@ -183,8 +206,20 @@ Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, 
     if (Status status = complete_all(inner, matmul); !status.ok()) {
         return status;
     }
-    promotions_.promote(*view_, *step_, missing_, lease_idxs_);
+    promotes_ = true;
     return {};
+}
+
+void TieredLayer::promote() {
+    if (std::exchange(promotes_, false)) {
+        promotions_.promote(*step_->model(), n_parts_, *step_, missing_, lease_idxs_);
+    }
+}
+
+void TieredLayer::think_meanwhile() {
+    if (meanwhile_) {
+        std::exchange(meanwhile_, {})();
+    }
 }
 
 Status TieredLayer::add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul) {
@@ -234,17 +269,25 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
             return status;
         }
     }
+    // What is resident goes first, if it waits for no copy and there is time until the others come.
+    const auto is_hi    = [this](uint32_t i) { return step_->keys()[i].precision == Precision::hi; };
+    const bool is_first = is_parted_ && std::none_of(missing_.begin(), missing_.end(), is_hi) &&
+                          (!host_shares_.empty() || !copies_.have_arrived(part_idxs_));
+    if (Status status = is_first ? submit_resident(inner) : Status{}; !status.ok()) {
+        return status;
+    }
     if (Status status = compute_host(); !status.ok()) {
         return status;
     }
-    if (meanwhile_) { // the link has its own copies until then
-        std::exchange(meanwhile_, {})();
+    if (!copies_.have_arrived(part_idxs_)) { // the link has its own copies until then
+        think_meanwhile();
     }
     if (is_whole) {
-        if (Status status = compute_whole(inner, matmul); !status.ok()) {
+        if (Status status = submit_whole(inner, matmul, is_first); !status.ok()) {
             return status;
         }
     }
+    think_meanwhile();
     if (Status status = send_host(); !status.ok()) {
         return status;
     }

@@ -38,9 +38,11 @@ class TieredLayer {
     const DeviceWeights & weights() const { return *weights_; }
 
     // Adds the layer's nodes, up to `view.end_idx`; the last ones may be left to the next compute(). `meanwhile` is
-    // called once, while the device works on the experts that it has.
+    // called once, as early as nothing waits for it.
     Status run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, ExpertMatmul & matmul, const DeviceReads & reads,
                const std::function<void()> & meanwhile);
+    // Experts that were missing may get a slot now: what no token waits for. After run(), before end().
+    void promote();
 
   private:
     struct HostShare { // of a node: key indices
@@ -52,13 +54,18 @@ class TieredLayer {
     void   plan();
     void   pump();
     void   find_slot_ids();
+    bool   can_be_parted() const;
+    void   think_meanwhile();
     Status add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
     Status complete_all(InnerGraph & inner, ExpertMatmul & matmul);
     void   find_host_shares();
     Status compute_host();
     Status send_host();
     Status run_host();
-    Status compute_whole(InnerGraph & inner, ExpertMatmul & matmul);
+    Status submit_resident(InnerGraph & inner);
+    Status add_slots(const ExpertNode & node, const std::vector<int32_t> & slot_ids, InnerGraph & inner);
+    Status submit_whole(InnerGraph & inner, ExpertMatmul & matmul, bool has_resident);
+    Status add_lo_rows(const ExpertNode & node, uint32_t n_padded, InnerGraph & inner, ExpertMatmul & matmul);
     Status compute_late(const HostShare & share);
     Status complete_copies(InnerGraph & inner, ExpertMatmul & matmul);
     bool   reads_pending(const ggml_tensor * expert_node) const;
@@ -69,8 +76,9 @@ class TieredLayer {
     std::unique_ptr<HostProducts> host_; // made when it is first needed
     int                           n_threads_ = GGML_DEFAULT_N_THREADS;
 
-    const LayerView *               view_ = nullptr;
-    LayerStep *                     step_ = nullptr;
+    const LayerView *               view_    = nullptr;
+    LayerStep *                     step_    = nullptr;
+    size_t                          n_parts_ = 0; // `view_` is of the next layer when promote() is called
     std::unique_ptr<TierStep>       tier_step_;
     std::optional<DeviceWeights>    weights_;
     std::optional<LoadedWeights>    loaded_;
@@ -81,6 +89,8 @@ class TieredLayer {
     AheadCopies                     ahead_{AheadCopies::Target::one_use}; // of the next layer
     std::vector<int32_t>            slot_ids_; // [row] of whole products; empty: rows are gathered
     Precision                       whole_precision_ = Precision::hi;
+    bool                            is_parted_       = false; // lo rows are a product of their own
+    bool                            promotes_        = false; // promote() is due
     std::vector<int32_t>            ids_;
     std::vector<const ExpertNode *> pending_;                // nodes without their missing experts' rows
     bool                            inputs_computed_ = true; // of the pending nodes
@@ -90,7 +100,8 @@ class TieredLayer {
     std::vector<int32_t>            buffers_;      // [key]
     std::vector<int32_t>            used_buffers_; // to be given back
     Promotions                      promotions_;
-    std::vector<uint32_t>           ready_, arrived_, part_idxs_, lease_wanted_, lease_arrived_;
+    std::vector<uint32_t>           ready_, arrived_, part_idxs_, lease_wanted_, lease_arrived_, lo_rows_;
+    std::vector<int32_t>            lo_slots_; // [lo row]
 };
 
 } // namespace hobbit

@@ -7,9 +7,28 @@
 
 namespace hobbit {
 
-// What is resident and, if all copies were begun, what was copied. REQUIRES: no row of the pending nodes was computed
-// yet on the device, since all are written.
-Status TieredLayer::compute_whole(InnerGraph & inner, ExpertMatmul & matmul) {
+// Without what is copied. REQUIRES: no row of the pending nodes was computed yet on the device, since all are written.
+Status TieredLayer::submit_resident(InnerGraph & inner) {
+    for (const ExpertNode * node : pending_) {
+        if (Status status = add_slots(*node, slot_ids_, inner); !status.ok()) {
+            return status;
+        }
+    }
+    return inner.submit();
+}
+
+Status TieredLayer::add_slots(const ExpertNode & node, const std::vector<int32_t> & slot_ids, InnerGraph & inner) {
+    ggml_tensor * ids = inner.ids(slot_ids, view_->n_used(), view_->n_tokens());
+    if (ids == nullptr) {
+        return Status::error("out of memory for the slot numbers of " + std::to_string(slot_ids.size()) + " rows");
+    }
+    ExpertMatmul::add_whole(inner, node, *view_, *weights_, whole_precision_, ids);
+    return {};
+}
+
+// What is resident, unless it was given to the device already, and, if all copies were begun, what was copied.
+// REQUIRES: as submit_resident().
+Status TieredLayer::submit_whole(InnerGraph & inner, ExpertMatmul & matmul, bool has_resident) {
     const bool with_copies = copies_.all_begun() && copies_.any_left(part_idxs_);
     if (with_copies) {
         if (Status status = copies_.wait(part_idxs_); !status.ok()) {
@@ -18,35 +37,50 @@ Status TieredLayer::compute_whole(InnerGraph & inner, ExpertMatmul & matmul) {
     }
     for (const ExpertNode * node : pending_) {
         arrived_.clear();
+        buffers_.assign(step_->keys().size(), -1);
         ids_ = slot_ids_;
         if (with_copies) {
             copies_.take_arrived(node->part_idx, arrived_, buffers_);
-            weights_->set_buffers(buffers_);
-            // Those in spare slots of the class are multiplied by like all others.
-            const auto is_in_class = [&](uint32_t i) {
-                const int32_t slot_idx = weights_->spare_slot(i, node->part_idx);
-                if (slot_idx < 0 || step_->keys()[i].precision != whole_precision_) {
-                    return false;
-                }
-                for (uint32_t r = 0; r < step_->n_rows(i); r++) {
-                    ids_[step_->rows(i)[r]] = slot_idx;
-                }
-                return true;
-            };
-            arrived_.erase(std::remove_if(arrived_.begin(), arrived_.end(), is_in_class), arrived_.end());
         }
-        ggml_tensor * ids = inner.ids(ids_, view_->n_used(), view_->n_tokens());
-        if (ids == nullptr) {
-            return Status::error("out of memory for the slot numbers of " + std::to_string(ids_.size()) + " rows");
+        weights_->set_buffers(buffers_);
+        // Those in spare slots of the class are multiplied by like all others.
+        const auto is_in_class = [&](uint32_t i) {
+            const int32_t slot_idx = weights_->spare_slot(i, node->part_idx);
+            if (slot_idx < 0 || step_->keys()[i].precision != whole_precision_) {
+                return false;
+            }
+            for (uint32_t r = 0; r < step_->n_rows(i); r++) {
+                ids_[step_->rows(i)[r]] = slot_idx;
+            }
+            return true;
+        };
+        arrived_.erase(std::remove_if(arrived_.begin(), arrived_.end(), is_in_class), arrived_.end());
+        if (Status status = has_resident ? Status{} : add_slots(*node, ids_, inner); !status.ok()) {
+            return status;
         }
-        ExpertMatmul::add_whole(inner, *node, *view_, *weights_, whole_precision_, ids);
         const uint32_t n_padded = view_->n_tokens() == 1 ? view_->n_used() : 0;
-        if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_, n_padded);
-            !status.ok()) {
+        const Status status = is_parted_ ? add_lo_rows(*node, n_padded, inner, matmul)
+                                         : matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_, n_padded);
+        if (!status.ok()) {
             return status;
         }
     }
     return inner.submit();
+}
+
+// Of one token. They lie in slots of their class, for good or for one use.
+Status TieredLayer::add_lo_rows(const ExpertNode & node, uint32_t n_padded, InnerGraph & inner, ExpertMatmul & matmul) {
+    lo_rows_.clear();
+    lo_slots_.clear();
+    for (uint32_t i = 0; i < step_->keys().size(); i++) {
+        const SlotRef slot     = tier_step_->slot(i);
+        const int32_t slot_idx = slot ? slot.slot_idx : weights_->spare_slot(i, node.part_idx);
+        if (step_->keys()[i].precision == Precision::lo && slot_idx >= 0) {
+            lo_rows_.push_back(step_->rows(i)[0]);
+            lo_slots_.push_back(slot_idx);
+        }
+    }
+    return matmul.add_slot_rows(inner, node, *view_, *weights_, Precision::lo, lo_rows_, lo_slots_, n_padded);
 }
 
 void TieredLayer::find_host_shares() {

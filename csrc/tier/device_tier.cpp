@@ -83,6 +83,8 @@ std::unique_ptr<TierStep> DeviceTier::begin(const std::vector<ExpertKey> & keys)
 
 bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::shared_ptr<const void> hold,
                          bool only_free) {
+    const bool is_mixed =
+        key.precision == Precision::hi && !shape_.has_ring() && layouts_.has(key.layer_idx, Precision::lo);
     std::vector<CopyJob> jobs;
     {
         MutexLock lock(mu_);
@@ -93,7 +95,8 @@ bool DeviceTier::promote(ExpertKey key, const std::byte * const * parts, std::sh
                       : n_promoting_ >= max_promotions && promoting_bytes_ >= max_promoted_bytes) {
             return false;
         }
-        const SlotRef slot = cache_.insert(key, Admission::if_better, options_.promotion_margin);
+        const SlotRef slot = cache_.insert(key, Admission::if_better,
+                                           is_mixed ? options_.mixed_promotion_margin : options_.promotion_margin);
         if (!slot) {
             return false;
         }

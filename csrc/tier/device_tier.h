@@ -36,7 +36,9 @@ struct TierOptions {
     uint64_t chunk_bytes      = 4 << 20;
     bool     has_staging      = true; // batches may borrow slots, if not all fits and there are no lo copies
     double   promotion_margin = 1.0;  // uses that a newcomer must be ahead of what would go: less is noise
-    std::string eviction      = "frequency";
+    // The same for a hi copy of a small expert while a lo copy serves, which is on the link for a fraction of the time.
+    double      mixed_promotion_margin = 2.0;
+    std::string eviction               = "frequency";
 };
 
 // The buffers that a matrix can be copied into for one use.

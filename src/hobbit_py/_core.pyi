@@ -132,6 +132,7 @@ class TierOptions:
     chunk_bytes: int
     has_staging: bool
     promotion_margin: float
+    mixed_promotion_margin: float
     eviction: str
     def __init__(self) -> None: ...
 

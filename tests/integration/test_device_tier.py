@@ -23,13 +23,19 @@ from support import (
 import hobbit_py
 from hobbit_py._host import _core
 from hobbit_py._native_stats import HI
-from hobbit_py.policies import AlwaysLow
+from hobbit_py.policies import AlwaysLow, WeightThresholds
 
 DECODE = make_prompt(8, seed=1)
 
 
 def tiered_llama(
-    path: Path, *, expert_vram: int, expert_memory: int, host_compute: bool = True, lo: Path | None = None
+    path: Path,
+    *,
+    expert_vram: int,
+    expert_memory: int,
+    host_compute: bool = True,
+    lo: Path | None = None,
+    lo_share: float | None = None,
 ) -> hobbit_py.Llama:
     return hobbit_py.Llama(
         str(path),
@@ -39,6 +45,7 @@ def tiered_llama(
         host_compute=host_compute,
         precision="exact" if lo is None else "mixed",
         lo=lo,
+        lo_share=lo_share,
         n_ctx=N_CTX,
         n_threads=1,
         n_threads_batch=1,
@@ -224,3 +231,40 @@ def test_what_is_served_in_lo_is_promoted_in_hi(tiny_model: ModelFactory) -> Non
             eval_logits(model, DECODE, [])
         assert model.stats().resident_bytes_device > 0
         assert model.stats().n_device_hits > 0
+
+
+@pytest.mark.usefixtures("one_use")
+@pytest.mark.parametrize("host_compute", [False, True])
+@pytest.mark.parametrize("lo_share", [0.0, 0.5])
+@pytest.mark.parametrize("hi_above", [None, 0.5])
+def test_mixed_precision_computes_every_row(
+    tiny_model: ModelFactory,
+    stock_reference: StockReference,
+    hi_above: float | None,
+    lo_share: float,
+    host_compute: bool,
+) -> None:
+    """With lo copies that are the hi ones once more, whatever is taken of which must give stock's logits."""
+    path = tiny_model("qwen3moe")
+    prompt, tokens = make_prompt(7), make_prompt(24, seed=3)
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.QUARTER),
+            expert_memory=2 * arena_bytes(path, ArenaSize.ALL),
+            host_compute=host_compute,
+            lo=path,
+            lo_share=lo_share,
+        )
+    ) as model:
+        model.set_policy(AlwaysLow() if hi_above is None else WeightThresholds(hi_above))
+        for _ in range(2):  # the second time all is in main memory
+            model.reset()
+            logits = eval_logits(model, prompt, tokens)
+        stats = model.stats()
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+    assert_identical(logits, stock_reference(path, prompt, tokens))
+    assert stats.n_device_hits > 0
+    assert stats.n_used_lo > 0
+    assert (stats.n_host_parts > 0) <= host_compute

@@ -51,6 +51,23 @@ TEST_CASE("a newcomer must be worth more than what goes, by the margin") {
     CHECK(bench.tier.stats().n_evictions == 1);
 }
 
+TEST_CASE("a small hi copy must be worth more where a lo copy serves meanwhile") {
+    TierBench bench(TinyModel({{8, {3'000, 2'500}}}, true), 2, 0.0, true, OneUse::spare_slots);
+    REQUIRE(bench.shape.n_slots[0] == 1);
+    bench.route(0, {1});
+    REQUIRE(bench.promote({0, 1}));
+    bench.tier.finish_promotions();
+    for (int i = 0; i < 2; i++) {
+        bench.route(0, {2});
+        CHECK_FALSE(bench.promote({0, 2}));
+    }
+    bench.route(0, {2});
+    bench.route(0, {2});
+    REQUIRE(bench.promote({0, 2}));
+    bench.tier.finish_promotions();
+    CHECK(bench.is_right({0, 2}, bench.tier.begin(bench.model.keys(0, {2}))->slot(0)));
+}
+
 TEST_CASE("what a step uses does not go") {
     TierBench bench(two_layers(), 1);
     bench.route(0, {1});
