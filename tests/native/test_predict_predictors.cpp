@@ -38,7 +38,7 @@ float sum(const std::vector<float> & row) { return std::accumulate(row.begin(), 
 TEST_CASE("stacked gates are a softmax a token, and nothing without gates") {
     const auto         predictor = make_predictor("stacked-gates", model, {});
     std::vector<float> rows;
-    CHECK(predictor->wants_gates());
+    CHECK(predictor->gates() == Gates::routers);
     CHECK(predictor->predict(target_of(2, 0, 1), rows) == 0);
     CHECK(predictor->predict(target_of(2, 0, 1, {0, 1, 2, 3, 9, 0, 0, 0}), rows) == 2);
     REQUIRE(rows.size() == 8);
