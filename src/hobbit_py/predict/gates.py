@@ -46,6 +46,7 @@ def fit_gates(samples: RouterSamples, routers: Mapping[int, Floats], n_trained: 
     """
     layers = sorted(routers)
     has_next = samples.has_next()[:n_trained]
+    has_next[-1:] = False  # the one after it is not to be trained on
     maps = {}
     for place, layer in enumerate(layers):
         inputs = samples.inputs(layer)[:n_trained][has_next]
