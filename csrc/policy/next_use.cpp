@@ -41,12 +41,11 @@ struct Neighbours {
 
 NextUse::NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight,
                  double follow_weight, double mixed_follow_weight, double later_weight, double learning_rate,
-                 double trained_weight, double mixed_trained_weight)
+                 double trained_weight)
     : decay_(decay), rate_of_count_(1.0 - decay), last_weight_(last_weight), layer_weight_(layer_weight),
       follow_weight_(model.lo_cost > 0.0 ? mixed_follow_weight : follow_weight),
       later_weight_(model.lo_cost > 0.0 ? later_weight : 1.0), learning_rate_(learning_rate),
-      trained_weight_(model.lo_cost > 0.0 ? mixed_trained_weight : trained_weight),
-      before_(layers_before(model.n_expert)) {
+      trained_weight_(trained_weight), before_(layers_before(model.n_expert)) {
     const Neighbours neighbours(model.n_expert);
     for (size_t i = 0; i < model.n_expert.size(); i++) {
         const bool learns = learning_rate > 0.0;

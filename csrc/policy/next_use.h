@@ -2,7 +2,7 @@
 //
 // The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
 // token used it, and from how often it followed the experts that the last token used. Where gates were trained for the
-// model, what they say counts for most of it (trained_weight). To that comes a Correction, which takes it down to one
+// model, what they say counts as well (trained_weight). To that comes a Correction, which takes it down to one
 // half at most. Layers come in turn, so of two equal chances the one whose layer comes sooner is worth more: the next
 // layer counts almost in full, the current one, which has just been served, 1 - layer_weight.
 //
@@ -21,8 +21,7 @@ namespace hobbit {
 class NextUse : public EvictionPolicy {
   public:
     NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight, double follow_weight,
-            double mixed_follow_weight, double later_weight, double learning_rate, double trained_weight,
-            double mixed_trained_weight);
+            double mixed_follow_weight, double later_weight, double learning_rate, double trained_weight);
 
     // What its tables take for a model with so many experts, [n_layers].
     static uint64_t n_bytes(const std::vector<uint32_t> & n_expert);

@@ -265,7 +265,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if evicting.is_tuned:
             self.note = f"{self.note or ''} Eviction: {evicting.description}.".lstrip()
         set_eviction(loader_options, evicting.policy)
-        if is_trained and uses_gates(prefetch_settings, evicting.policy, is_mixed=lo_path is not None):
+        if is_trained and uses_gates(prefetch_settings, evicting.policy):
             self.note = f"{self.note or ''} Gates: trained by hobbit tune.".lstrip()
         else:
             engine.set_trained_gates(None)

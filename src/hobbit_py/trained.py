@@ -24,10 +24,10 @@ def give_gates(engine: _core.Engine) -> bool:
     return True
 
 
-def uses_gates(prefetch: Prefetch, eviction: EvictionPolicy, *, is_mixed: bool) -> bool:
+def uses_gates(prefetch: Prefetch, eviction: EvictionPolicy) -> bool:
     """Whether predictor or eviction policy listen to them."""
     if prefetch.predictor == "trained-gates":
         return True
     if isinstance(eviction, NextUse):
-        return (eviction.mixed_trained_weight if is_mixed else eviction.trained_weight) > 0
+        return eviction.trained_weight > 0
     return hasattr(eviction, "on_next_token")

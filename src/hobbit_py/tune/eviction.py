@@ -37,7 +37,7 @@ def candidates(*, is_trained: bool = False) -> list[Candidate]:
     found += [("next-use", {"later_weight": weight}) for weight in (0.1, 0.6)]
     found += [("next-use", {"learning_rate": rate}) for rate in (0.0, 0.1)]
     if is_trained:
-        found += [("next-use", {"trained_weight": w, "mixed_trained_weight": w}) for w in (0.0, 0.4, 0.6, 1.0)]
+        found += [("next-use", {"trained_weight": weight}) for weight in (0.0, 0.3, 0.8)]
     found += [("ranked-frequency", {"later_weight": weight}) for weight in (0.1, 0.6)]
     for lru in range(_GRID_STEPS + 1):
         for lfu in range(_GRID_STEPS + 1 - lru):

@@ -22,7 +22,7 @@ class NextUse:
 
     The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
     token used it, and from how often it followed the experts that the last token used. Where gates were trained for
-    the model, what they say counts for most of it (trained_weight). To that comes a correction, which takes it down to
+    the model, what they say counts as well (trained_weight). To that comes a correction, which takes it down to
     one half at most. Layers come in turn, so of two equal chances the one whose layer comes sooner is worth more: the
     next layer counts almost in full, the current one, which has just been served, 1 - layer_weight.
 
@@ -38,8 +38,7 @@ class NextUse:
     mixed_follow_weight: float = 0.5
     later_weight: float = 0.3
     learning_rate: float = 0.04
-    trained_weight: float = 0.8
-    mixed_trained_weight: float = 0.8
+    trained_weight: float = 0.5
 
     def start(self, n_expert: Sequence[int], lo_cost: float) -> None:
         """See EvictionPolicy."""
@@ -49,7 +48,6 @@ class NextUse:
         self._counts_as_best = FadingCounts(len(n_expert), n_max, self.decay)
         self._later_weight = self.later_weight if lo_cost > 0 else 1.0
         self._follow_weight = self.mixed_follow_weight if lo_cost > 0 else self.follow_weight
-        self._trained_weight = self.mixed_trained_weight if lo_cost > 0 else self.trained_weight
         self._clock = np.zeros(len(n_expert), np.int64)
         self._last = np.zeros((len(n_expert), n_max), np.int64)
         self._followers = [Followers(n_max) for _ in n_expert]
@@ -88,8 +86,8 @@ class NextUse:
     def on_next_token(self, layer: int, chances: Probabilities) -> None:
         """See EvictionPolicy."""
         counted = self._counted[layer, : len(chances)]
-        counted *= 1.0 - self._trained_weight
-        counted += self._trained_weight * chances.astype(np.float64)
+        counted *= 1.0 - self.trained_weight
+        counted += self.trained_weight * chances.astype(np.float64)
         self._set_chances(layer)
 
     def _correct(self, layer: int, last: Ids) -> None:
