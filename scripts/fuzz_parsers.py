@@ -21,7 +21,7 @@ from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS)]
-_NAMES = ["lo", "imatrix", "old-imatrix", "trace", "tune", "bench", "hot-set", "request-traces", "hybrid"]
+_NAMES = ["lo", "imatrix", "old-imatrix", "trace", "tune", "bench", "hot-set", "request-traces", "hybrid", "gates"]
 _LIMIT_MB = 1024
 _LIMIT_S = 5
 

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,23 @@ from hobbit_py.pack import pack, verify
 from hobbit_py.pack.imatrix import Imatrix
 from hobbit_py.policies.eviction import Lru
 from hobbit_py.policies.presets import PRESETS
-from hobbit_py.predict import HybridMaps, hybrid_path, load_hybrid, load_traces, save_hybrid, save_traces, traces_path
+from hobbit_py.predict import (
+    GateMap,
+    HybridMaps,
+    TrainedGates,
+    gates_path,
+    hybrid_path,
+    load_hybrid,
+    load_traces,
+    save_gates,
+    save_hybrid,
+    save_traces,
+    traces_path,
+)
 from hobbit_py.simulate import load_trace, save_trace
 from hobbit_py.simulate.predictions import guesses_of
 from hobbit_py.simulate.replay import make_replay, run_replay
+from hobbit_py.trained import give_gates
 from hobbit_py.tune import EvictionTuning, load_eviction, load_tuning, save_tuning, tuning_path
 from hobbit_py.warm_start import hot_set_paths, load_hot_set, save_hot_set
 
@@ -164,6 +178,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
         "hot-set": _hot_set(paths, engine),
         "request-traces": _request_traces(paths, engine),
         "hybrid": _hybrid(paths, engine),
+        "gates": _gates(paths, engine),
     }
 
 
@@ -267,6 +282,19 @@ def _request_traces(paths: list[str], engine: _core.Engine) -> Target:
         return any(found)
 
     return Target(path, path.read_bytes(), change_arrays, read)
+
+
+def _gates(paths: list[str], engine: _core.Engine) -> Target:
+    n_embd = engine.get_int(f"{engine.architecture}.embedding_length", 0)
+    n_expert = engine.n_expert
+    layers = [layer for layer, n in enumerate(n_expert) if n > 0]
+    maps = {}
+    for place, layer in enumerate(layers):
+        n_rows = sum(n_expert[other] for other in layers[place : place + 2])
+        maps[layer] = GateMap(np.ones((n_rows, n_embd), np.float16), np.zeros(n_rows, np.float32))
+    save_gates(paths, TrainedGates(1, maps))
+    path = gates_path(paths[0])
+    return Target(path, path.read_bytes(), change_arrays, partial(give_gates, engine))
 
 
 def _hybrid(paths: list[str], engine: _core.Engine) -> Target:

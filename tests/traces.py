@@ -6,7 +6,14 @@ from hobbit_py.simulate import Trace
 
 
 def random_trace(
-    *, n_tokens: int = 40, n_layers: int = 4, n_expert: int = 8, n_used: int = 3, has_lo: bool = False, seed: int = 0
+    *,
+    n_tokens: int = 40,
+    n_layers: int = 4,
+    n_expert: int = 8,
+    n_used: int = 3,
+    has_lo: bool = False,
+    seed: int = 0,
+    is_trained: bool = False,
 ) -> Trace:
     """Skewed routing of layers 1 .. n_layers (layer 0 is dense), in two sequences; all slots have one size."""
     rng = np.random.default_rng(seed)
@@ -24,6 +31,14 @@ def random_trace(
     weights = np.sort(rng.dirichlet(np.ones(n_used), shape[:2]).astype(np.float32), axis=2)[:, :, ::-1].copy()
     part_bytes = np.zeros((n_layers + 1, 3), np.int64)
     part_bytes[1:] = [1000, 1000, 2000]
+    trained: dict[str, np.ndarray] = {}
+    if is_trained:
+        chances = np.round(rng.random((n_tokens, n_layers, n_expert)) * 64) / 64
+        trained = {
+            "trained_idxs": predicted,
+            "trained_weights": np.full(predicted.shape, 0.5, np.float32),
+            "next_chances": chances.astype(np.float16),
+        }
     return Trace(
         model="made-up.gguf",
         alignment=512,
@@ -37,4 +52,5 @@ def random_trace(
         n_expert=np.array([0] + [n_expert] * n_layers, np.int64),
         hi_part_bytes=part_bytes,
         lo_part_bytes=part_bytes // 4 * has_lo,
+        **trained,
     )

@@ -193,6 +193,7 @@ void bind_engine(py::module_ & m) {
             },
             py::arg("name"), py::arg("strength"), py::arg("n_protected"))
         .def("set_hybrid_weights", &Engine::set_hybrid_weights, py::arg("weights"))
+        .def("set_trained_gates", &Engine::set_trained_gates, py::arg("gates").none(true))
         .def("set_prediction_record", &Engine::set_prediction_record, py::arg("record").none(true))
         .def("request_traces", &Engine::request_traces, py::return_value_policy::reference_internal)
         .def(

@@ -62,6 +62,12 @@ class NativeEviction {
         }
         policy_->on_predict(source_layer_idx, uses.data(), static_cast<uint32_t>(uses.size()));
     }
+    void on_next_token(uint16_t layer_idx, const Weights & chances) {
+        if (layer_idx >= n_expert_.size() || chances.size() != static_cast<py::ssize_t>(n_expert_[layer_idx])) {
+            throw std::invalid_argument("chances must be [n_expert] of a layer that exists");
+        }
+        policy_->on_next_token(layer_idx, chances.data(), n_expert_[layer_idx]);
+    }
     void reset() { policy_->reset(); }
 
     Scores scores() const {
@@ -99,7 +105,8 @@ class PythonEviction final : public ScoreSource {
         n_expert_ = largest(model.n_expert);
         return ask([&] {
             policy_.attr("start")(model.n_expert, model.lo_cost);
-            listens_ = py::hasattr(policy_, "on_predict");
+            listens_               = py::hasattr(policy_, "on_predict");
+            listens_to_next_token_ = py::hasattr(policy_, "on_next_token");
         });
     }
     ScoreTable on_route(const Routing & routing) override {
@@ -116,6 +123,14 @@ class PythonEviction final : public ScoreSource {
     }
     ScoreTable reset() override {
         return ask([&] { policy_.attr("reset")(); });
+    }
+    std::optional<ScoreTable> on_next_token(uint16_t layer_idx, const std::vector<float> & chances) override {
+        if (!listens_to_next_token_) {
+            return std::nullopt;
+        }
+        return ask([&] {
+            policy_.attr("on_next_token")(layer_idx, Weights(static_cast<py::ssize_t>(chances.size()), chances.data()));
+        });
     }
     std::optional<ScoreTable> on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) override {
         if (uses.empty() || !listens_) {
@@ -175,9 +190,10 @@ class PythonEviction final : public ScoreSource {
     }
 
     py::object policy_;
-    size_t     n_layers_ = 0;
-    size_t     n_expert_ = 0; // of the layer that has most
-    bool       listens_  = false;
+    size_t     n_layers_              = 0;
+    size_t     n_expert_              = 0;     // of the layer that has most
+    bool       listens_               = false; // to on_predict()
+    bool       listens_to_next_token_ = false;
 };
 
 } // namespace
@@ -189,6 +205,7 @@ void bind_policy(py::module_ & m) {
         .def("on_route", &NativeEviction::on_route, py::arg("layer_idx"), py::arg("expert_idxs"), py::arg("codes"))
         .def("on_predict", &NativeEviction::on_predict, py::arg("source_layer_idx"), py::arg("layer_idx"),
              py::arg("expert_idxs"), py::arg("probabilities"))
+        .def("on_next_token", &NativeEviction::on_next_token, py::arg("layer_idx"), py::arg("chances"))
         .def("reset", &NativeEviction::reset)
         .def("scores", &NativeEviction::scores, "[2, n_layers, most experts of a layer], hi copies first.");
     py::class_<ScoreSource, std::shared_ptr<ScoreSource>>(m, "ScoreSource");

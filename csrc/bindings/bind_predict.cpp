@@ -28,6 +28,26 @@ std::shared_ptr<HybridWeights> make_hybrid_weights(const std::vector<int32_t> & 
     return weights;
 }
 
+using Halves = py::array_t<uint16_t, py::array::c_style>; // the bits of F16
+
+// rows [n_rows, n_embd] of all layers, biases [n_layers] of a number for each of a layer's rows.
+std::shared_ptr<TrainedGates> make_trained_gates(uint32_t n_ahead, const Halves & rows,
+                                                 const std::vector<std::vector<float>> & biases) {
+    if (rows.ndim() != 2) {
+        throw std::invalid_argument("rows must be [n_rows, n_embd]");
+    }
+    auto gates     = std::make_shared<TrainedGates>();
+    gates->n_ahead = n_ahead;
+    gates->n_embd  = static_cast<uint32_t>(rows.shape(1));
+    size_t row     = 0;
+    for (const std::vector<float> & of_layer : biases) {
+        gates->layers.push_back({row, of_layer});
+        row += of_layer.size();
+    }
+    gates->set_rows(rows.data(), static_cast<size_t>(rows.shape(0)));
+    return gates;
+}
+
 template <typename T> py::array_t<T> as_array(const std::vector<T> & values, size_t n_rows, size_t n_columns) {
     py::array_t<T> out({n_rows, n_columns});
     std::copy(values.begin(), values.end(), out.mutable_data());
@@ -46,8 +66,16 @@ void bind_predict(py::module_ & m) {
     py::class_<HybridWeights, std::shared_ptr<HybridWeights>>(m, "HybridWeights")
         .def(py::init(&make_hybrid_weights), py::arg("token_rows"), py::arg("n_token_rows"), py::arg("maps"));
 
+    py::class_<TrainedGates, std::shared_ptr<TrainedGates>>(m, "TrainedGates")
+        .def(py::init(&make_trained_gates), py::arg("n_ahead"), py::arg("rows"), py::arg("biases"));
+
     py::class_<PredictionRecord, std::shared_ptr<PredictionRecord>>(m, "PredictionRecord")
-        .def(py::init<>())
+        .def(py::init([](bool keeps_inputs) {
+                 auto record          = std::make_shared<PredictionRecord>();
+                 record->keeps_inputs = keeps_inputs;
+                 return record;
+             }),
+             py::arg("keeps_inputs") = false)
         .def(
             "take",
             [](PredictionRecord & r) {
@@ -56,12 +84,25 @@ void bind_predict(py::module_ & m) {
                 auto         taken  = py::make_tuple(
                     as_array(r.selections, n_rows, width),
                     as_array(r.gates, n_rows, static_cast<size_t>(r.n_ahead) * r.max_expert)
-                        .reshape({n_rows, static_cast<size_t>(r.n_ahead), static_cast<size_t>(r.max_expert)}));
+                        .reshape({n_rows, static_cast<size_t>(r.n_ahead), static_cast<size_t>(r.max_expert)}),
+                    as_array(r.inputs, r.keeps_inputs ? n_rows : 0, r.n_embd),
+                    as_array(r.logits, r.keeps_inputs ? n_rows : 0, r.max_expert));
                 r.selections.clear();
                 r.gates.clear();
+                r.inputs.clear();
+                r.logits.clear();
                 return taken;
             },
-            "(selections [n, 4 + n_used], gates [n, n_ahead, n_expert]); what was taken is forgotten.");
+            "(selections [n, 4 + n_used], gates [n, n_ahead, n_expert], inputs [n, n_embd], logits [n, n_expert]), "
+            "the last two empty unless they are kept; what was taken is forgotten.")
+        .def(
+            "router",
+            [](const PredictionRecord & r, size_t layer_idx) {
+                const std::vector<float>   none;
+                const std::vector<float> & rows = layer_idx < r.routers.size() ? r.routers[layer_idx] : none;
+                return as_array(rows, r.n_embd == 0 ? 0 : rows.size() / r.n_embd, r.n_embd);
+            },
+            py::arg("layer_idx"), "A layer's router as it is applied to such inputs, [n_expert, n_embd].");
 
     py::class_<RouterFilter>(m, "RouterFilter")
         .def(py::init([](const std::string & name, float strength, uint32_t n_protected) {

@@ -1,6 +1,7 @@
 #include "bindings/bindings.h"
 #include "engine/replay.h"
 
+#include <cmath>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 #include <stdexcept>
@@ -24,14 +25,20 @@ struct ReplayCounts {
 };
 
 // layers [n_steps]; expert_idxs and weights [n_tokens, n_steps, n_used]; guess_layers [n_steps, n_guesses] with -1 for
-// none; guess_idxs and guess_weights [n_tokens, n_steps, n_guesses, n_used]; sequence_starts: ascending token numbers.
+// none; guess_idxs and guess_weights [n_tokens, n_steps, n_guesses, n_used]; sequence_starts: ascending token numbers;
+// next_chances [n_tokens, n_steps, most experts of a layer] of trained gates, a row of NaN: none; or empty.
 ReplayCounts run(Replay & replay, const Array<int32_t> & layers, const Array<int32_t> & expert_idxs,
                  const Array<float> & weights, const Array<int32_t> & guess_layers, const Array<int32_t> & guess_idxs,
-                 const Array<float> & guess_weights, const Array<int64_t> & sequence_starts, bool stop_at_gap) {
+                 const Array<float> & guess_weights, const Array<int64_t> & sequence_starts,
+                 const Array<float> & next_chances, bool stop_at_gap) {
     if (expert_idxs.ndim() != 3 || weights.size() != expert_idxs.size() || layers.size() != expert_idxs.shape(1) ||
         guess_layers.ndim() != 2 || guess_layers.shape(0) != layers.size() ||
         guess_idxs.size() != expert_idxs.size() * guess_layers.shape(1) || guess_weights.size() != guess_idxs.size()) {
         throw std::invalid_argument("the arrays of a trace have shapes that do not belong together");
+    }
+    const auto n_chances = next_chances.size() / (expert_idxs.shape(0) * expert_idxs.shape(1));
+    if (next_chances.size() > 0 && n_chances < replay.max_expert()) {
+        throw std::invalid_argument("next_chances has less than a layer's experts");
     }
     const auto      n_tokens = expert_idxs.shape(0), n_steps = expert_idxs.shape(1), n_used = expert_idxs.shape(2);
     const auto      n_guesses = guess_layers.shape(1);
@@ -40,9 +47,9 @@ ReplayCounts run(Replay & replay, const Array<int32_t> & layers, const Array<int
     const int64_t * starts_end = starts + sequence_starts.size();
     const struct {
         const int32_t *layers, *ids, *guess_layers, *guess_ids;
-        const float *  weights, *guess_weights;
-    } in{layers.data(),     expert_idxs.data(), guess_layers.data(),
-         guess_idxs.data(), weights.data(),     guess_weights.data()};
+        const float *  weights, *guess_weights, *chances;
+    } in{layers.data(),  expert_idxs.data(),   guess_layers.data(), guess_idxs.data(),
+         weights.data(), guess_weights.data(), next_chances.data()};
     struct {
         int32_t *hits, *misses_hi, *misses_lo, *skipped;
         int64_t *miss, *guessed, *guess, *upgrade;
@@ -68,16 +75,19 @@ ReplayCounts run(Replay & replay, const Array<int32_t> & layers, const Array<int
                                        in.guess_weights + (row * n_guesses + i) * n_used});
                 }
             }
-            const ReplayStep counted = replay.step(static_cast<uint16_t>(in.layers[step]), in.ids + row * n_used,
-                                                   in.weights + row * n_used, guesses, stop_at_gap);
-            out.hits[row]            = static_cast<int32_t>(counted.n_hits);
-            out.misses_hi[row]       = static_cast<int32_t>(counted.n_misses[0]);
-            out.misses_lo[row]       = static_cast<int32_t>(counted.n_misses[1]);
-            out.skipped[row]         = static_cast<int32_t>(counted.n_skipped);
-            out.miss[row]            = static_cast<int64_t>(counted.miss_bytes);
-            out.guessed[row]         = static_cast<int64_t>(counted.guessed_miss_bytes);
-            out.guess[row]           = static_cast<int64_t>(counted.guess_bytes);
-            out.upgrade[row]         = static_cast<int64_t>(counted.upgrade_bytes);
+            const float *    chances = n_chances > 0 ? in.chances + row * n_chances : nullptr;
+            const bool       is_told = chances != nullptr && !std::isnan(chances[0]);
+            const ReplayStep counted =
+                replay.step(static_cast<uint16_t>(in.layers[step]), in.ids + row * n_used, in.weights + row * n_used,
+                            is_told ? chances : nullptr, guesses, stop_at_gap);
+            out.hits[row]      = static_cast<int32_t>(counted.n_hits);
+            out.misses_hi[row] = static_cast<int32_t>(counted.n_misses[0]);
+            out.misses_lo[row] = static_cast<int32_t>(counted.n_misses[1]);
+            out.skipped[row]   = static_cast<int32_t>(counted.n_skipped);
+            out.miss[row]      = static_cast<int64_t>(counted.miss_bytes);
+            out.guessed[row]   = static_cast<int64_t>(counted.guessed_miss_bytes);
+            out.guess[row]     = static_cast<int64_t>(counted.guess_bytes);
+            out.upgrade[row]   = static_cast<int64_t>(counted.upgrade_bytes);
         }
     }
     return counts;
@@ -113,7 +123,8 @@ void bind_replay(py::module_ & m) {
              py::arg("hi_part_bytes"), py::arg("lo_part_bytes"), py::arg("options"), py::arg("policy"),
              py::call_guard<py::gil_scoped_release>())
         .def("run", &run, py::arg("layers"), py::arg("expert_idxs"), py::arg("weights"), py::arg("guess_layers"),
-             py::arg("guess_idxs"), py::arg("guess_weights"), py::arg("sequence_starts"), py::arg("stop_at_gap"))
+             py::arg("guess_idxs"), py::arg("guess_weights"), py::arg("sequence_starts"), py::arg("next_chances"),
+             py::arg("stop_at_gap"))
         .def(
             "class_slots",
             [](const Replay & r) {

@@ -36,9 +36,24 @@ void bind_trace(py::module_ & m) {
                  return to_array(log.predicted_idxs,
                                  {static_cast<py::ssize_t>(log.n_rows()), RouteLog::max_distance, log.n_used});
              })
-        .def("predicted_weights", [](const RouteLog & log) {
-            return to_array(log.predicted_weights,
-                            {static_cast<py::ssize_t>(log.n_rows()), RouteLog::max_distance, log.n_used});
+        .def("predicted_weights",
+             [](const RouteLog & log) {
+                 return to_array(log.predicted_weights,
+                                 {static_cast<py::ssize_t>(log.n_rows()), RouteLog::max_distance, log.n_used});
+             })
+        .def_property_readonly("has_trained", [](const RouteLog & log) { return !log.next_chances.empty(); })
+        .def("trained_idxs",
+             [](const RouteLog & log) {
+                 return to_array(log.trained_idxs,
+                                 {static_cast<py::ssize_t>(log.n_rows()), RouteLog::max_distance, log.n_used});
+             })
+        .def("trained_weights",
+             [](const RouteLog & log) {
+                 return to_array(log.trained_weights,
+                                 {static_cast<py::ssize_t>(log.n_rows()), RouteLog::max_distance, log.n_used});
+             })
+        .def("next_chances", [](const RouteLog & log) {
+            return to_array(log.next_chances, {static_cast<py::ssize_t>(log.n_rows()), log.max_expert});
         });
 }
 

@@ -306,6 +306,14 @@ void Engine::set_hybrid_weights(std::shared_ptr<const HybridWeights> weights) {
     experts_.prefetch_version++;
 }
 
+void Engine::set_trained_gates(std::shared_ptr<const TrainedGates> gates) {
+    if (gates != nullptr) {
+        gates->check(experts_.predictor_model);
+    }
+    experts_.predictor_shared.trained = std::move(gates);
+    experts_.prefetch_version++;
+}
+
 void Engine::set_prediction_record(std::shared_ptr<PredictionRecord> record) {
     experts_.predictor_shared.record = std::move(record);
     experts_.prefetch_version++;

@@ -10,6 +10,7 @@
 #include "predict/hybrid.h"
 #include "predict/prefetch_planner.h"
 #include "predict/request_traces.h"
+#include "predict/trained_gates.h"
 #include "store/dense_stream.h"
 #include "store/expert_store.h"
 #include "store/gguf_model.h"
@@ -75,11 +76,14 @@ class Engine {
     // From the next graph on. REQUIRES: no graph is being computed.
     void set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm);
 
-    // From the next graph on, what is read ahead. Throws std::invalid_argument for unknown names, and for the hybrid
-    // predictor before it has weights. REQUIRES: no graph is being computed.
+    // From the next graph on, what is read ahead. Throws std::invalid_argument for unknown names, and for a predictor
+    // that has to be trained before it has weights. REQUIRES: no graph is being computed.
     void set_prefetch(const PrefetchOptions & options);
     // Throws std::invalid_argument if they are of another model. REQUIRES: no graph is being computed.
     void set_hybrid_weights(std::shared_ptr<const HybridWeights> weights);
+    // For the predictor "trained-gates", and what the eviction policy is told of the next token; nullptr: none. Throws
+    // likewise. REQUIRES: no graph is being computed.
+    void set_trained_gates(std::shared_ptr<const TrainedGates> gates);
     // What contexts learn of requests; belongs to the engine's whole life.
     RequestTraces & request_traces() { return *experts_.predictor_shared.traces; }
     // For predictors: what comes next does not go on with what came before.

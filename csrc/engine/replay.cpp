@@ -33,6 +33,8 @@ Replay::Replay(const ReplayModel & model, const LoaderOptions & options, std::sh
 
 Replay::~Replay() = default;
 
+uint32_t Replay::max_expert() const { return *std::max_element(model_.n_expert.begin(), model_.n_expert.end()); }
+
 // As PrecisionStep::decide for one token.
 void Replay::choose(uint16_t layer_idx, const int32_t * expert_idxs, const float * weights,
                     std::vector<Choice> & choices) {
@@ -48,7 +50,7 @@ void Replay::choose(uint16_t layer_idx, const int32_t * expert_idxs, const float
 }
 
 ReplayStep Replay::step(uint16_t layer_idx, const int32_t * expert_idxs, const float * weights,
-                        const std::vector<ReplayGuess> & guesses, bool stop_at_gap) {
+                        const float * next_chances, const std::vector<ReplayGuess> & guesses, bool stop_at_gap) {
     ReplayStep out;
     choose(layer_idx, expert_idxs, weights, choices_);
     keys_.clear();
@@ -61,6 +63,9 @@ ReplayStep Replay::step(uint16_t layer_idx, const int32_t * expert_idxs, const f
         keys_.push_back({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
     }
     loader_->on_route({layer_idx, model_.n_used, 1, expert_idxs, choices_.data()});
+    if (next_chances != nullptr) {
+        loader_->on_next_token(layer_idx, {next_chances, next_chances + model_.n_expert[layer_idx]});
+    }
     std::vector<uint32_t> part_order(layouts_.layouts[0][layer_idx].parts.size());
     std::iota(part_order.begin(), part_order.end(), 0u);
     const auto               step    = loader_->begin(keys_, part_order, Admission::always);

@@ -46,10 +46,13 @@ class Replay {
     ~Replay();
 
     // One token in one layer: expert_idxs and weights [n_used] as the router gave them; weights of 0: unknown, all hi.
+    // next_chances: of trained gates, [n_expert] of the layer, or nullptr.
     // Guesses, the nearest layer first; with stop_at_gap none after the first that names a copy which is not resident.
-    ReplayStep step(uint16_t layer_idx, const int32_t * expert_idxs, const float * weights,
+    ReplayStep step(uint16_t layer_idx, const int32_t * expert_idxs, const float * weights, const float * next_chances,
                     const std::vector<ReplayGuess> & guesses, bool stop_at_gap);
     void       reset_sequence();
+
+    uint32_t max_expert() const; // of any layer
 
     const Loader &      loader() const { return *loader_; }
     const CopyLayouts & layouts() const { return layouts_; }

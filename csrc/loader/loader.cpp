@@ -30,6 +30,17 @@ void Loader::on_route(const Routing & routing) {
     impl_->policy_->on_route(routing);
 }
 
+void Loader::on_next_token(uint16_t layer_idx, const std::vector<float> & chances) {
+    if (impl_->score_source_) {
+        if (auto scores = impl_->score_source_->on_next_token(layer_idx, chances)) {
+            impl_->set_scores(std::move(*scores));
+        }
+        return;
+    }
+    MutexLock lock(impl_->mu_);
+    impl_->policy_->on_next_token(layer_idx, chances.data(), static_cast<uint32_t>(chances.size()));
+}
+
 void Loader::on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) {
     if (impl_->score_source_) {
         if (auto scores = impl_->score_source_->on_predict(source_layer_idx, uses)) {

@@ -94,6 +94,10 @@ class Loader {
     // Tells the eviction policy what a layer routed; to be followed by begin() for that layer.
     void on_route(const Routing & routing);
 
+    // Tells the eviction policy what the next token will probably use of the layer that routed last, [n_expert] of it;
+    // see EvictionPolicy::on_next_token.
+    void on_next_token(uint16_t layer_idx, const std::vector<float> & chances);
+
     // Tells the eviction policy what is expected; see EvictionPolicy::on_predict.
     void on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses);
 

@@ -20,7 +20,8 @@ bool has_own_memory(ggml_backend_t backend) {
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : inner_backend_(inner), is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner),
-      matmul_(inner), gates_(inner), reads_(inner), tiered_(inner), staged_(inner) {}
+      matmul_(inner), gates_(inner, make_router_bank(inner)), trained_(inner, make_trained_bank(inner)), reads_(inner),
+      tiered_(inner), staged_(inner) {}
 
 void GraphRunner::set_n_threads(int n_threads) {
     n_threads_ = n_threads;
@@ -88,6 +89,7 @@ Status GraphRunner::compute_run(DeviceReads * reads) {
 // Up to the router; also the end of the layer before, whose experts may go now.
 Status GraphRunner::compute_to_router() {
     gates_.add_product(inner_);
+    trained_.add_product(inner_);
     reads_.clear();
     if (view_.n_tokens() == 1) {
         reads_.want(view_.ids);
@@ -96,6 +98,7 @@ Status GraphRunner::compute_to_router() {
             reads_.want(view_.weights);
         }
         gates_.want(reads_);
+        trained_.want(reads_);
     }
     return compute_run(&reads_);
 }
@@ -110,8 +113,10 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
             gates_.on_node(node);
-            if (!is_gpu_) { // which fuses nodes: there the product comes last in the run
+            trained_.on_node(node);
+            if (!is_gpu_) { // which fuses nodes: there the products come last in the run
                 gates_.add_product(inner_);
+                trained_.add_product(inner_);
             }
             if (filter_.is_selection(node)) {
                 if (Status status = compute_run(); !status.ok()) {
@@ -171,7 +176,9 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
     inner_.set_recurring(-1);
     filter_.begin_graph(model);
     recorder_.begin_graph(model);
-    gates_.begin_graph(graph, std::max(ahead_.begin_pass(model, tokens, n_tokens), recorder_.n_gate_layers()));
+    const LookAhead::Needs needs = ahead_.begin_pass(model, tokens, n_tokens);
+    gates_.begin_graph(graph, model, recorder_.more(needs.routers, Gates::routers));
+    trained_.begin_graph(graph, model, recorder_.more(needs.trained, Gates::trained));
 }
 
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
@@ -186,9 +193,10 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (Status status = step_.select(view_, reads_); !status.ok()) {
         return status;
     }
-    if (Status status = recorder_.on_layer(view_, step_.ids(), gates_, reads_); !status.ok()) {
+    if (Status status = recorder_.on_layer(view_, step_.ids(), gates_, trained_, reads_); !status.ok()) {
         return status;
     }
+    ahead_.tell_next_token(view_, trained_, reads_);
     const int  first_idx = view_.nodes.front().node_idx;
     const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
     if (view_.model->tier != nullptr && in_run && StagedLayer::takes(view_, step_)) {
@@ -202,14 +210,14 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return tiered_.joins_run() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())
                    : tiered_.run(graph, first_idx, inner_, matmul_, reads_,
-                                 [this] { ahead_.copy(view_, step_, gates_, reads_, tiered_); });
+                                 [this] { ahead_.copy(view_, step_, gates_, trained_, reads_, tiered_); });
     }
     if (view_.model->tier != nullptr) {
         return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");
     }
     step_.load_all(view_);
     weights_.emplace(*view_.model, step_.loaded(), every_lease_);
-    ahead_.read(view_, step_, gates_, reads_);
+    ahead_.read(view_, step_, gates_, trained_, reads_);
     return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_)
                ? add_resident(graph, first_idx, *weights_)
                : compute_arriving(graph, first_idx);

@@ -67,8 +67,9 @@ class GraphRunner {
     ExpertMatmul     matmul_;
     LayerView        view_;
     LayerStep        step_;
-    GatesAhead       gates_;
-    DeviceReads      reads_; // of the run that ended at the router
+    GatesAhead       gates_;   // the routers themselves
+    GatesAhead       trained_; // trained in their place
+    DeviceReads      reads_;   // of the run that ended at the router
     RouterFilterStep filter_;
     RouteRecorder    recorder_;
     LookAhead        ahead_;

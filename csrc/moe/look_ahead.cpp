@@ -1,5 +1,9 @@
 #include "moe/look_ahead.h"
 
+#include "predict/trained_gates.h"
+
+#include <algorithm>
+
 namespace hobbit {
 
 namespace {
@@ -19,14 +23,17 @@ bool holds_layers(const ModelExperts & model) {
 
 } // namespace
 
-uint32_t LookAhead::begin_pass(ModelExperts * model, const ggml_tensor * tokens, uint32_t n_tokens) {
+LookAhead::Needs LookAhead::begin_pass(ModelExperts * model, const ggml_tensor * tokens, uint32_t n_tokens) {
+    Needs needs;
     if (model == nullptr) {
-        return 0; // not a pass through the layers
+        return needs; // not a pass through the layers
     }
-    if (model->prefetch.predictor == "none" || holds_layers(*model)) {
+    const bool is_held = holds_layers(*model);
+    needs.trained.own  = model->predictor_shared.trained != nullptr && !is_held;
+    if (model->prefetch.predictor == "none" || is_held) {
         planner_.reset();
         planned_for_ = nullptr;
-        return 0;
+        return needs;
     }
     if (planner_ == nullptr || planned_for_ != model || version_ != model->prefetch_version) {
         planner_.reset(); // first: a request that ends here is known to the next one
@@ -50,10 +57,43 @@ uint32_t LookAhead::begin_pass(ModelExperts * model, const ggml_tensor * tokens,
         ggml_backend_tensor_get(tokens, token_ids_.data(), 0, n_tokens * sizeof(int32_t));
     }
     planner_->begin_pass(token_ids_.empty() ? nullptr : token_ids_.data(), n_tokens);
-    return planner_->n_gate_layers();
+    needs.routers.n_layers = planner_->n_gate_layers(Gates::routers);
+    needs.trained.n_layers = planner_->n_gate_layers(Gates::trained);
+    if (const PredictionRecord * record = model->predictor_shared.record.get(); record != nullptr) {
+        needs.routers.own         = true; // the last layer, too
+        needs.routers.keeps_input = record->keeps_inputs;
+    }
+    return needs;
 }
 
-void LookAhead::read(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads) {
+void LookAhead::tell_next_token(const LayerView & view, GatesAhead & trained, const DeviceReads & reads) {
+    const GateLogits & gates = trained.read(view.layer_idx, reads);
+    if (gates.own == nullptr || gates.n_tokens != view.n_tokens()) {
+        return;
+    }
+    const uint32_t n    = view.model->layers[view.layer_idx].n_expert;
+    const float *  last = gates.own + static_cast<size_t>(gates.n_tokens - 1) * n;
+    chances_.resize(n);
+    std::transform(last, last + n, chances_.begin(), as_chance);
+    view.model->loader->on_next_token(view.layer_idx, chances_);
+}
+
+const std::vector<ExpertKey> & LookAhead::plan(const LayerView & view, GatesAhead & routers, GatesAhead & trained,
+                                               const DeviceReads & reads, const FindResident & find_resident) {
+    const ModelExperts & model  = *view.model;
+    PredictionRecord *   record = model.predictor_shared.record.get();
+    if (record != nullptr && record->keeps_inputs) {
+        record->routers.resize(model.layers.size());
+        if (record->routers[view.layer_idx].empty()) {
+            record->routers[view.layer_idx] = routers.router_of(view.layer_idx);
+        }
+    }
+    GatesAhead & gates = planner_->n_gate_layers(Gates::trained) > 0 ? trained : routers;
+    return planner_->plan(*model.loader, *model.precision_policy, gates.read(view.layer_idx, reads), find_resident);
+}
+
+void LookAhead::read(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
+                     const DeviceReads & reads) {
     if (planner_ == nullptr || planned_for_ != view.model) {
         return;
     }
@@ -63,14 +103,13 @@ void LookAhead::read(const LayerView & view, const LayerStep & step, GatesAhead 
         model.loader->prefetch({}, view.part_order); // larger batches need most experts anyway
         return;
     }
-    const std::vector<ExpertKey> & keys =
-        planner_->plan(*model.loader, *model.precision_policy, gates.read(view.layer_idx, reads));
+    const std::vector<ExpertKey> & keys = plan(view, routers, trained, reads);
     model.loader->on_predict(view.layer_idx, planner_->expected());
     model.loader->prefetch(keys, view.part_order);
 }
 
-void LookAhead::copy(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads,
-                     TieredLayer & tiered) {
+void LookAhead::copy(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
+                     const DeviceReads & reads, TieredLayer & tiered) {
     if (planner_ == nullptr || planned_for_ != view.model || view.n_tokens() > GatesAhead::max_tokens) {
         return;
     }
@@ -80,8 +119,7 @@ void LookAhead::copy(const LayerView & view, const LayerStep & step, GatesAhead 
         model.tier->find_resident(layer_idx, expert_idxs, n, resident);
     };
     planner_->observe(view.layer_idx, step.ids().data(), view.n_used(), view.n_tokens());
-    const std::vector<ExpertKey> absent = tiered.expect(
-        planner_->plan(*model.loader, *model.precision_policy, gates.read(view.layer_idx, reads), find_resident));
+    const std::vector<ExpertKey> absent = tiered.expect(plan(view, routers, trained, reads, find_resident));
     if (!absent.empty()) {
         model.loader->prefetch(absent, view.part_order);
     }

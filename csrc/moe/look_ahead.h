@@ -18,21 +18,33 @@ namespace hobbit {
 class LookAhead {
   public:
     // A pass begins over the layers of a model (nullptr: of none); `tokens` are its token ids, [n_tokens], or nullptr.
-    // Returns how many layers ahead gates should be given for.
-    uint32_t begin_pass(ModelExperts * model, const ggml_tensor * tokens, uint32_t n_tokens);
+    // Returns what the routers and trained gates should be asked.
+    struct Needs {
+        GateNeeds routers, trained;
+    };
+    Needs begin_pass(ModelExperts * model, const ggml_tensor * tokens, uint32_t n_tokens);
+
+    // Tells the loader's eviction policy what trained gates say of the next token in the layer at work. Before the
+    // layer's experts are looked up.
+    void tell_next_token(const LayerView & view, GatesAhead & trained, const DeviceReads & reads);
 
     // The layer at work selected what `step` has: reads what those after it will probably want.
-    void read(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads);
+    void read(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
+              const DeviceReads & reads);
     // The same for a device: copies it, and reads what is not even in the host's memory.
-    void copy(const LayerView & view, const LayerStep & step, GatesAhead & gates, const DeviceReads & reads,
-              TieredLayer & tiered);
+    void copy(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
+              const DeviceReads & reads, TieredLayer & tiered);
 
   private:
+    const std::vector<ExpertKey> & plan(const LayerView & view, GatesAhead & routers, GatesAhead & trained,
+                                        const DeviceReads & reads, const FindResident & find_resident = {});
+
     std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version; nullptr: nothing is brought ahead
     const ModelExperts *             planned_for_ = nullptr;
     uint64_t                         version_     = 0;
     uint64_t                         sequence_    = 0;
     std::vector<int32_t>             token_ids_;
+    std::vector<float>               chances_;
 };
 
 } // namespace hobbit

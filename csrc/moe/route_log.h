@@ -18,6 +18,12 @@ struct RouteLog {
     std::vector<int32_t>  predicted_idxs;    // [row][max_distance][n_used], likeliest first; -1: nothing was predicted
     std::vector<float>    predicted_weights; // [row][max_distance][n_used], softmax over all experts of that layer
 
+    // Of gates trained for the model, if there are any; else empty.
+    std::vector<int32_t> trained_idxs; // as the predictions
+    std::vector<float>   trained_weights;
+    uint32_t             max_expert = 0; // of any layer
+    std::vector<float>   next_chances; // [row][max_expert], of being used by the next token; NaN: nothing was predicted
+
     size_t n_rows() const { return layer_idxs.size(); }
 };
 

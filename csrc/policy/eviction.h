@@ -50,6 +50,13 @@ class EvictionPolicy {
         (void)source_layer_idx, (void)uses, (void)n;
     }
 
+    // With which chance the token after the last one of the batch uses each expert of the layer that routed last, as
+    // gates trained for the model say (predict/trained_gates.h): chances [n], n the layer's experts. After that layer's
+    // on_route(), before its experts are looked up. Not called where nothing was trained, nor for a large batch.
+    virtual void on_next_token(uint16_t layer_idx, const float * chances, uint32_t n) {
+        (void)layer_idx, (void)chances, (void)n;
+    }
+
     // How much the copy is worth keeping, 0 or more; the smallest is evicted, of equal ones that in the lowest slot.
     virtual double score(ExpertKey key) const = 0;
 

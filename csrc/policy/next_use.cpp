@@ -40,11 +40,12 @@ struct Neighbours {
 } // namespace
 
 NextUse::NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight,
-                 double follow_weight, double mixed_follow_weight, double later_weight, double learning_rate)
+                 double follow_weight, double mixed_follow_weight, double later_weight, double learning_rate,
+                 double trained_weight)
     : decay_(decay), rate_of_count_(1.0 - decay), last_weight_(last_weight), layer_weight_(layer_weight),
       follow_weight_(model.lo_cost > 0.0 ? mixed_follow_weight : follow_weight),
       later_weight_(model.lo_cost > 0.0 ? later_weight : 1.0), learning_rate_(learning_rate),
-      before_(layers_before(model.n_expert)) {
+      trained_weight_(trained_weight), before_(layers_before(model.n_expert)) {
     const Neighbours neighbours(model.n_expert);
     for (size_t i = 0; i < model.n_expert.size(); i++) {
         const bool learns = learning_rate > 0.0;
@@ -123,6 +124,16 @@ void NextUse::on_route(const Routing & routing) {
     }
     if (learning_rate_ > 0.0) {
         correct(routing);
+    }
+    layer.set_chances();
+}
+
+void NextUse::on_next_token(uint16_t layer_idx, const float * chances, uint32_t n) {
+    Layer & layer = layers_[layer_idx];
+    assert(n == layer.experts.size());
+    for (size_t e = 0; e < n; e++) {
+        layer.counted[e] =
+            (1.0 - trained_weight_) * layer.counted[e] + trained_weight_ * static_cast<double>(chances[e]);
     }
     layer.set_chances();
 }

@@ -1,10 +1,10 @@
 // Keeps what is likely to be used soon: a causal stand-in for Belady's rule, our own.
 //
 // The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
-// token used it, and from how often it followed the experts that the last token used. To what was counted so comes a
-// Correction, which takes it down to one half at most. Layers come in turn, so of two
-// equal chances the one whose layer comes sooner is worth more: the next layer counts almost in full, the current one,
-// which has just been served, 1 - layer_weight.
+// token used it, and from how often it followed the experts that the last token used. Where gates were trained for the
+// model, what they say counts as well (trained_weight). To that comes a Correction, which takes it down to one
+// half at most. Layers come in turn, so of two equal chances the one whose layer comes sooner is worth more: the next
+// layer counts almost in full, the current one, which has just been served, 1 - layer_weight.
 //
 // Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
 // share (later_weight) of the others, which its lo copy would serve as well. There are more copies then, so the
@@ -21,13 +21,14 @@ namespace hobbit {
 class NextUse : public EvictionPolicy {
   public:
     NextUse(const EvictionModel & model, double decay, double last_weight, double layer_weight, double follow_weight,
-            double mixed_follow_weight, double later_weight, double learning_rate);
+            double mixed_follow_weight, double later_weight, double learning_rate, double trained_weight);
 
     // What its tables take for a model with so many experts, [n_layers].
     static uint64_t n_bytes(const std::vector<uint32_t> & n_expert);
 
     const char * name() const override { return "next-use"; }
     void         on_route(const Routing & routing) override;
+    void         on_next_token(uint16_t layer_idx, const float * chances, uint32_t n) override;
     double       score(ExpertKey key) const override;
     void         reset() override;
 
@@ -48,7 +49,7 @@ class NextUse : public EvictionPolicy {
         std::vector<Expert> experts;
         Followers           followers;
         Correction          correction;
-        std::vector<double> counted;   // [expert], chance of being used by the next token, by counts
+        std::vector<double> counted;   // [expert], chance of being used by the next token, by counts and trained gates
         std::vector<double> chances;   // [expert], the same, corrected
         std::vector<double> hi_shares; // [expert], of that, what a hi copy is worth
     };
@@ -65,6 +66,7 @@ class NextUse : public EvictionPolicy {
     double                follow_weight_;
     double                later_weight_;
     double                learning_rate_;
+    double                trained_weight_;
     std::vector<Layer>    layers_;
     std::vector<uint16_t> before_;                // [layer] the one that routes before it, in a circle
     uint16_t              layer_idx_  = 0;        // that routed last

@@ -44,7 +44,11 @@ class ScoreSource {
     virtual ScoreTable on_route(const Routing & routing)  = 0;
     virtual ScoreTable reset()                            = 0;
 
-    // See EvictionPolicy::on_predict. Nothing: it does not listen, and its scores stay.
+    // See EvictionPolicy. Nothing: it does not listen, and its scores stay.
+    virtual std::optional<ScoreTable> on_next_token(uint16_t layer_idx, const std::vector<float> & chances) {
+        (void)layer_idx, (void)chances;
+        return std::nullopt;
+    }
     virtual std::optional<ScoreTable> on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse> & uses) {
         (void)source_layer_idx, (void)uses;
         return std::nullopt;

@@ -25,7 +25,7 @@ class Hybrid final : public Predictor {
     Hybrid(const PredictorModel & model, std::shared_ptr<const HybridWeights> weights);
 
     const char * name() const override { return "hybrid"; }
-    bool         wants_gates() const override { return true; }
+    Gates        gates() const override { return Gates::routers; }
     void         begin_sequence() override;
     void         begin_pass(const int32_t * token_ids, uint32_t n_tokens) override;
     void         observe(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_used, uint32_t n_tokens) override;

@@ -17,6 +17,14 @@ struct PredictionRecord {
     std::vector<int32_t>      selections; // [n_rows][n_head + n_used]
     // The logits of the routers ahead, NaN where there is none.
     std::vector<float> gates; // [n_rows][n_ahead][max_expert]
+    // If asked for, what trained gates are fitted to: the router's input, as gates ahead get it, and what the router
+    // made of it before biases and sigmoids, NaN beyond the layer's experts.
+    bool               keeps_inputs = false;
+    uint32_t           n_embd       = 0;
+    std::vector<float> inputs; // [n_rows][n_embd]
+    std::vector<float> logits; // [n_rows][max_expert]
+    // Each layer's router, as it is applied to such an input.
+    std::vector<std::vector<float>> routers; // [n_layers][n_expert][n_embd]; empty: none seen
 };
 
 } // namespace hobbit

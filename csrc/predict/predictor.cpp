@@ -24,6 +24,12 @@ std::unique_ptr<Predictor> make_predictor(const std::string & name, const Predic
     if (name == "stacked-gates") {
         return std::make_unique<StackedGates>();
     }
+    if (name == "trained-gates") {
+        if (shared.trained == nullptr) {
+            throw std::invalid_argument("the gates have to be trained for this model first");
+        }
+        return std::make_unique<StackedGates>(Gates::trained);
+    }
     if (name == "previous-token") {
         return std::make_unique<PreviousToken>(model);
     }
@@ -40,7 +46,8 @@ std::unique_ptr<Predictor> make_predictor(const std::string & name, const Predic
         return std::make_unique<NoPredictor>();
     }
     throw std::invalid_argument("unknown predictor '" + name +
-                                "'; known are stacked-gates, previous-token, request-trace, hybrid and none");
+                                "'; known are stacked-gates, trained-gates, previous-token, request-trace, "
+                                "hybrid and none");
 }
 
 } // namespace hobbit

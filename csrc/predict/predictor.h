@@ -10,6 +10,7 @@ namespace hobbit {
 
 class RequestTraces;
 struct HybridWeights;
+struct TrainedGates;
 struct PredictionRecord;
 
 // What a predictor knows of the model.
@@ -18,6 +19,9 @@ struct PredictorModel {
     uint32_t              n_used = 0;
 };
 
+// What a router's input is multiplied by, to guess of the layers ahead.
+enum class Gates : uint8_t { none, routers, trained };
+
 // A layer whose experts are to be guessed, as seen from the layer at work.
 struct PredictionTarget {
     uint16_t      layer_idx        = 0;
@@ -25,8 +29,8 @@ struct PredictionTarget {
     uint32_t      distance    = 1; // layers with experts from the one at work to this one; beyond the last: next token
     uint32_t      n_expert    = 0;
     uint32_t      n_tokens    = 0;       // of the batch at work
-    const float * gate_logits = nullptr; // [n_tokens][n_expert] of its router, applied to the input of the router at
-                                         // work; nullptr: not known
+    const float * gate_logits = nullptr; // [n_tokens][n_expert], as Predictor::gates() says, of the input of the
+                                         // router at work; nullptr: not known
 };
 
 // One a context, used by its thread.
@@ -36,8 +40,8 @@ class Predictor {
 
     virtual const char * name() const = 0;
 
-    // Whether it wants the routers of layers ahead applied (PredictionTarget::gate_logits).
-    virtual bool wants_gates() const { return false; }
+    // What it wants to know of the input of the router at work (PredictionTarget::gate_logits).
+    virtual Gates gates() const { return Gates::none; }
 
     // What comes next does not go on with what came before.
     virtual void begin_sequence() {}
@@ -59,15 +63,17 @@ class Predictor {
 struct PredictorShared {
     std::shared_ptr<RequestTraces>       traces;
     std::shared_ptr<const HybridWeights> hybrid;
+    std::shared_ptr<const TrainedGates>  trained;
     std::shared_ptr<PredictionRecord>    record;
 };
 
 //   "stacked-gates"   the target's own router on the input of the router at work (HOBBIT, arXiv 2411.01433, 3.3)
+//   "trained-gates"   the same with a map that was trained on text in place of that router
 //   "previous-token"  what the token before selected there
 //   "request-trace"   the requests most like this one so far (MoE-Infinity, arXiv 2401.14361)
-//   "hybrid"          stacked gates, corrected by a ridge model of tokens and history (after ExpertFlow, arXiv
-//   2510.26730) "none"            nothing
-// Throws std::invalid_argument for another name, and for "hybrid" without weights.
+//   "hybrid"          stacked gates, corrected by a ridge model of tokens and history (ExpertFlow, arXiv 2510.26730)
+//   "none"            nothing
+// Throws std::invalid_argument for another name, and for what has to be trained and was not.
 std::unique_ptr<Predictor> make_predictor(const std::string & name, const PredictorModel & model,
                                           const PredictorShared & shared);
 

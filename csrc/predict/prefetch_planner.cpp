@@ -71,9 +71,16 @@ void PrefetchPlanner::record(const GateLogits & gates) {
     if (gates.n_tokens != n_tokens_ || selected_.size() != static_cast<size_t>(n_tokens_) * model_.n_used) {
         return;
     }
-    r.n_used     = model_.n_used;
-    r.n_ahead    = depth_;
-    r.max_expert = *std::max_element(model_.n_expert.begin(), model_.n_expert.end());
+    r.n_used                = model_.n_used;
+    r.n_ahead               = depth_;
+    r.max_expert            = *std::max_element(model_.n_expert.begin(), model_.n_expert.end());
+    r.n_embd                = gates.n_embd;
+    const uint32_t n_expert = model_.n_expert[layer_idx_];
+    for (uint32_t t = 0; gates.own != nullptr && gates.input != nullptr && t < n_tokens_; t++) {
+        r.inputs.insert(r.inputs.end(), gates.input + t * r.n_embd, gates.input + (t + 1) * r.n_embd);
+        r.logits.insert(r.logits.end(), gates.own + t * n_expert, gates.own + (t + 1) * n_expert);
+        r.logits.resize(r.logits.size() + r.max_expert - n_expert, std::numeric_limits<float>::quiet_NaN());
+    }
     for (uint32_t t = 0; t < n_tokens_; t++) {
         r.selections.insert(r.selections.end(), {static_cast<int32_t>(r.n_passes), static_cast<int32_t>(t),
                                                  static_cast<int32_t>(layer_idx_), token_ids_[t]});

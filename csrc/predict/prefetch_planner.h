@@ -24,10 +24,16 @@ struct PrefetchOptions {
     uint32_t    depth     = 2; // layers ahead; 0: all, where the horizon may look at all
 };
 
-// The routers of the layers ahead on the input of the router at work.
+// What gates make of the input of the router at work.
 struct GateLogits {
     uint32_t                   n_tokens = 0;
     std::vector<const float *> of_layer; // [n_layers]: [n_tokens][n_expert], or nullptr
+    // Of the layer at work, [n_tokens][n_expert]: what its own router made of it, before biases, or of trained gates
+    // the chance that the next token uses the expert. nullptr: not asked for.
+    const float * own = nullptr;
+    // That input as gates get it, [n_tokens][n_embd]; nullptr: not asked for.
+    const float * input  = nullptr;
+    uint32_t      n_embd = 0;
 };
 
 // The best copy of each of a layer's experts that computing may begin with: expert_idxs [n], resident [n].
@@ -49,8 +55,8 @@ class PrefetchPlanner {
     PrefetchPlanner(const PrefetchOptions & options, const PredictorModel & model, const PredictorShared & shared,
                     const CopyLayouts & layouts, PredictionCounts & counts);
 
-    // How many layers ahead gates should be given for; 0: they are not used.
-    uint32_t n_gate_layers() const { return predictor_->wants_gates() ? depth_ : 0; }
+    // How many layers ahead such gates should be given for; 0: they are not used.
+    uint32_t n_gate_layers(Gates gates) const { return predictor_->gates() == gates ? depth_ : 0; }
 
     // What comes next does not go on with what came before.
     void begin_sequence();

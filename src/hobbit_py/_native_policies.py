@@ -22,7 +22,7 @@ from .policies import (
     WeightThresholds,
 )
 from .policies.eviction import BUILT_INS
-from .predict import HybridMaps
+from .predict import HybridMaps, TrainedGates
 
 _EVICTION_NAMES = {policy: name for name, policy in BUILT_INS.items()}
 
@@ -63,6 +63,15 @@ def to_native_hybrid(maps: HybridMaps) -> _core.HybridWeights:
     nothing = np.zeros((0, 0), np.float32)
     table = [[maps.shifts.get((layer, d + 1), nothing) for d in range(n_ahead)] for layer in range(n_layers)]
     return _core.HybridWeights(maps.token_rows.tolist(), maps.n_token_rows, table)
+
+
+def to_native_gates(gates: TrainedGates, n_layers: int) -> _core.TrainedGates:
+    """The same in the core's terms; of layers beyond n_layers nothing."""
+    of_layers = [gates.maps.get(layer) for layer in range(n_layers)]
+    rows = [gate_map.rows for gate_map in of_layers if gate_map is not None]
+    biases = [[] if gate_map is None else gate_map.biases.tolist() for gate_map in of_layers]
+    joined = np.concatenate(rows) if rows else np.zeros((0, 0), np.float16)
+    return _core.TrainedGates(gates.n_ahead, np.ascontiguousarray(joined).view(np.uint16), biases)
 
 
 def to_native_filter(router_filter: RouterFilter) -> tuple[str, float, int]:

@@ -17,7 +17,7 @@ from .policies import (
     eviction_policy,
     preset_of,
 )
-from .policies.presets import AUTO
+from .policies.presets import AUTO, DEFAULT
 from .tune import load_eviction
 
 
@@ -42,10 +42,14 @@ class Choice:
         """What `precision` of Llama means: "auto" is the preset's."""
         return "exact" if asked == "auto" and self.preset.precision == "exact" else asked
 
-    def prefetch(self, asked: bool | str | Prefetch | None) -> Prefetch:
-        """What is read ahead; `asked` None: as the preset says. Raises UsageError for a predictor there is none of."""
-        if asked is None:
-            return Prefetch(self.preset.predictor, self.preset.horizon, self.preset.depth)
+    def prefetch(self, asked: bool | str | Prefetch | None, *, is_trained: bool = False) -> Prefetch:
+        """What is read ahead; `asked` None: as the preset says. `is_trained`: there are gates trained for the model.
+
+        Raises UsageError for a predictor there is none of.
+        """
+        if asked is None or asked is True:
+            preset = (DEFAULT if asked else self.preset).where_trained(is_trained=is_trained)
+            return Prefetch(preset.predictor, preset.horizon, preset.depth)
         return as_prefetch(asked)
 
     def router_filter(self, asked: RouterFilter | None) -> RouterFilter | None:

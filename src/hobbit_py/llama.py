@@ -28,6 +28,7 @@ from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, p
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
 from .stats import Stats
+from .trained import give_gates, uses_gates
 from .vram import choose_device, parse_vram
 from .warm_start import load_hot_set, save_hot_set
 
@@ -137,7 +138,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             policy = precision_policy(policy)
         if policy is not None:
             to_native(policy)  # refuses what is none, before anything is loaded
-        prefetch_settings = chosen.prefetch(prefetch)
+        chosen.prefetch(prefetch)  # refuses what is none
         router_filter = chosen.router_filter(router_filter)
         granted = Granted(
             memory_bytes=parse_budget(memory),
@@ -173,6 +174,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._last_stats = Stats(precision="dense")  # of a model without experts, and after close()
         self.note: str | None = None
         self.eviction: str | None = None
+        self.predictor: str | None = None
         self.lo_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
         engine_options = _core.EngineOptions()
@@ -210,7 +212,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         self.model_paths = tuple(engine.paths)
         check_expert_keywords(keywords)
-        self._set_prefetch(engine, prefetch_settings)
+        is_trained = give_gates(engine)
+        prefetch_settings = chosen.prefetch(prefetch, is_trained=is_trained)
+        self._set_prefetch(engine, prefetch_settings, is_trained=is_trained)
+        self.predictor = prefetch_settings.predictor
         is_open = router_filter is None and policy is None and lo_share is None
         if is_open and chosen.is_auto and lo_path is not None:
             router_filter = tuned_filter(engine.paths, lo_path)
@@ -260,6 +265,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if evicting.is_tuned:
             self.note = f"{self.note or ''} Eviction: {evicting.description}.".lstrip()
         set_eviction(loader_options, evicting.policy)
+        if is_trained and uses_gates(prefetch_settings, evicting.policy):
+            self.note = f"{self.note or ''} Gates: trained by hobbit tune.".lstrip()
+        else:
+            engine.set_trained_gates(None)
         try:
             engine.set_expert_memory(loader_options)
         except RuntimeError as error:  # of an eviction policy of one's own
@@ -356,7 +365,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         def end() -> Recording:
             engine.set_prediction_record(None)
-            return Recording(*record.take())
+            return Recording(*record.take()[:2])
 
         return end
 
@@ -386,7 +395,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         state: dict[str, Any] = super().__getstate__()
         return state | self._own_arguments
 
-    def _set_prefetch(self, engine: _core.Engine, prefetch: Prefetch) -> None:
+    def _set_prefetch(self, engine: _core.Engine, prefetch: Prefetch, *, is_trained: bool) -> None:
         """Before the budget is made: looking several layers ahead takes a little memory."""
         if prefetch.predictor == "request-trace":
             traces = engine.request_traces()
@@ -394,6 +403,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 for counts in matrices:
                     traces.add(of_prompts, counts)
             self._keeps_traces = True
+        elif prefetch.predictor == "trained-gates" and not is_trained:
+            raise UsageError(
+                f"No gates were trained for {engine.paths[0]!r} yet; 'hobbit tune --predictor-only' does that."
+            )
         elif prefetch.predictor == "hybrid":
             maps = load_hybrid(engine.paths)
             if maps is None:

@@ -192,7 +192,9 @@ def test_the_predictor_that_a_preset_needs_is_trained(tmp_path: Path) -> None:
     trained = report("tune", path, "--predictor-only", "--tokens", "768", "--expert-memory", QUARTER)
     assert Path(trained["path"]).is_file()
     assert trained["n_tokens"] == 768
-    assert all(0.5 < recall <= 1 for recall in (*trained["recall_gates"], *trained["recall_hybrid"]))
+    assert Path(trained["gates_path"]).is_file()
+    recalls = (trained[f"recall_{name}"] for name in ("gates", "hybrid", "trained"))
+    assert all(0.5 < recall <= 1 for of_distances in recalls for recall in of_distances)
     assert hobbit(*arguments).returncode == 0
 
 

@@ -67,7 +67,7 @@ void give_gates(Plan & plan) { plan.gates.of_layer = {nullptr, wants_2_5.data(),
 TEST_CASE("first-gap ends with the nearest layer that lacks something") {
     Plan plan({"stacked-gates", "first-gap", 3});
     give_gates(plan);
-    CHECK(plan.planner.n_gate_layers() == 3);
+    CHECK(plan.planner.n_gate_layers(Gates::routers) == 3);
     CHECK(plan.at(0) == std::vector<ExpertKey>{hi(1, 2), hi(1, 5)});
     plan.make_resident(1, {2, 5});
     CHECK(plan.at(0) == std::vector<ExpertKey>{hi(1, 2), hi(1, 5), hi(2, 3), hi(2, 6)}); // the resident ones are kept

@@ -1,10 +1,12 @@
 #include "predict/hybrid.h"
 #include "predict/predictor.h"
 #include "predict/request_traces.h"
+#include "predict/trained_gates.h"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <stdexcept>
 
@@ -38,13 +40,47 @@ float sum(const std::vector<float> & row) { return std::accumulate(row.begin(), 
 TEST_CASE("stacked gates are a softmax a token, and nothing without gates") {
     const auto         predictor = make_predictor("stacked-gates", model, {});
     std::vector<float> rows;
-    CHECK(predictor->wants_gates());
+    CHECK(predictor->gates() == Gates::routers);
     CHECK(predictor->predict(target_of(2, 0, 1), rows) == 0);
     CHECK(predictor->predict(target_of(2, 0, 1, {0, 1, 2, 3, 9, 0, 0, 0}), rows) == 2);
     REQUIRE(rows.size() == 8);
     CHECK(rows[3] > rows[2]);
     CHECK(rows[4] > 0.99f);
     CHECK(sum(rows) == doctest::Approx(2.0));
+}
+
+TEST_CASE("trained gates fit a model whose layers have their rows, and no other") {
+    const std::vector<uint16_t> rows(3 * 12 * 2); // own and those of the layer after: 8, then 4
+    const auto                  make = [&rows](uint32_t n_ahead, std::vector<size_t> n_rows) {
+        TrainedGates gates;
+        gates.n_embd  = 2;
+        gates.n_ahead = n_ahead;
+        size_t first  = 0;
+        for (const size_t n : n_rows) {
+            gates.layers.push_back({first, std::vector<float>(n)});
+            first += n;
+        }
+        gates.set_rows(rows.data(), first);
+        return gates;
+    };
+    CHECK_NOTHROW(make(1, {8, 0, 8, 4}).check({{4, 0, 4, 4}, 2}));
+    CHECK_NOTHROW(make(0, {4, 0, 4}).check({{4, 0, 4}, 2}));
+    CHECK_THROWS_AS(make(1, {8, 0, 8, 4}).check({{4, 0, 4}, 2}), std::invalid_argument);
+    CHECK_THROWS_AS(make(1, {8, 0, 8, 4}).check({{4, 4, 4, 4}, 2}), std::invalid_argument);
+    CHECK_THROWS_AS(make(2, {8, 0, 8, 4}).check({{4, 0, 4, 4}, 2}), std::invalid_argument);
+    CHECK_THROWS_AS(make_predictor("trained-gates", model, {}), std::invalid_argument);
+
+    PredictorShared shared;
+    shared.trained       = std::make_shared<TrainedGates>(make(1, {8, 0, 4}));
+    const auto predictor = make_predictor("trained-gates", model, shared);
+    CHECK(predictor->gates() == Gates::trained);
+    CHECK(predictor->name() == std::string("trained-gates"));
+}
+
+TEST_CASE("a chance is a number that an F16 holds") {
+    CHECK(as_chance(-0.5f) == 0.0f);
+    CHECK(as_chance(1.5f) == 1.0f);
+    CHECK(as_chance(0.3f) * 2048.0f == std::round(0.3f * 2048.0f));
 }
 
 TEST_CASE("the previous token's last row is what is guessed") {

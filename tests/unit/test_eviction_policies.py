@@ -54,6 +54,10 @@ def test_native_form_decides_alike(name: str, parameters: dict[str, float], lo_c
             chances = rng.random(len(expected)).astype(np.float32)
             python.on_predict(layer, target, expected.astype(np.int32), chances)
             core.on_predict(layer, target, expected.astype(np.int32), chances)
+        if hasattr(python, "on_next_token") and rng.random() < 0.5:
+            chances = rng.random(N_EXPERT[layer]).astype(np.float32)
+            python.on_next_token(layer, chances)
+            core.on_next_token(layer, chances)
         if rng.random() < 0.01:
             python.reset()
             core.reset()
@@ -134,6 +138,29 @@ def test_next_use_learns_nothing_beyond_a_sequence() -> None:
             scores[rate, begins_anew] = policy.scores()[0, 0].tolist()
     assert scores[0.04, True] == scores[0.0, True]
     assert scores[0.04, False] != scores[0.0, False]
+
+
+@pytest.mark.parametrize("lo_cost", [0.0, LO_COST])
+def test_next_use_believes_trained_gates_as_far_as_it_is_told_to(lo_cost: float) -> None:
+    for share, expected in ((0.0, 1), (1.0, 5)):
+        policy = native("next-use", {"trained_weight": share, "learning_rate": 0.0}, lo_cost)
+        for _ in range(9):
+            route(policy, 0, [1])
+            policy.on_next_token(0, np.eye(8, dtype=np.float32)[5])
+        assert np.argmax(policy.scores()[1, 0]) == expected
+    route(policy, 0, [1])  # what was said is of one token alone
+    assert np.argmax(policy.scores()[1, 0]) == 1
+
+
+def test_next_use_learns_what_trained_gates_get_wrong() -> None:
+    """They always name an expert that never comes, in the place of the one that does."""
+    policy = native("next-use", {"trained_weight": 1.0}, 0.0)
+    wrong = np.array([0, 0, 0.3, 0.3, 0, 0, 0, 0], np.float32)
+    for _ in range(200):
+        route(policy, 0, [2])
+        policy.on_next_token(0, wrong)
+    scores = policy.scores()[0, 0]
+    assert scores[3] / scores[2] == pytest.approx(0.15, rel=0.05)  # one half at most is taken
 
 
 def test_next_use_counts_no_followers_beyond_a_sequence() -> None:

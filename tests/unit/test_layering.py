@@ -77,6 +77,8 @@ MAY_IMPORT_CORE = {
     "planning/needs.py",
     "simulate/record.py",
     "simulate/replay.py",
+    "train_predictor.py",
+    "trained.py",
 }
 
 

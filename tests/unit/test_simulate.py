@@ -74,6 +74,35 @@ def test_mixed_precision_replays_as_in_python(name: str, precision: PrecisionPol
     assert replayed.n_misses_lo.any()
 
 
+@pytest.mark.parametrize("has_lo", [False, True])
+def test_what_trained_gates_say_replays_as_in_python(has_lo: bool) -> None:
+    precision = HobbitThresholds(0.4, 0.8) if has_lo else None
+    trace = random_trace(has_lo=has_lo, is_trained=True)
+    share = 0.3 if has_lo else 0.0
+    replayed, class_slots = native(trace, "next-use", 12 * slot_bytes([1000, 1000, 2000], 512), precision, share)
+    n_slots = (class_slots[0], class_slots[1] if has_lo else 0)
+    steps = replay_in_python(trace, n_slots, eviction_policy("next-use"), precision or AlwaysHigh())
+    compare(trace, replayed, steps)
+    untold = dataclasses.replace(trace, next_chances=None)
+    assert native(untold, "next-use", 12 * slot_bytes([1000, 1000, 2000], 512), precision, share)[
+        0
+    ].n_hits.tolist() != (replayed.n_hits.tolist())
+
+
+def test_the_default_preset_guesses_by_trained_gates_where_a_trace_has_them() -> None:
+    trace = random_trace(is_trained=True)
+    assert trace.trained_idxs is not None
+    better = trace.trained_idxs.copy()
+    for distance in range(1, 4):
+        better[:, :-distance, distance - 1] = trace.expert_idxs[:, distance:]
+    better = dataclasses.replace(trace, trained_idxs=better)
+    for preset, recalls in (("default", 1.0), ("apex", recall_by_distance(trace, PRESETS["apex"])[0])):
+        (row,) = judge(better, [PRESETS[preset]], [0.5], with_belady=False)
+        assert row.recall[0] == pytest.approx(recalls)
+    (row,) = judge(random_trace(), [dataclasses.replace(PRESETS["apex"], predictor="trained-gates")], [0.5])
+    assert "predictor trained-gates" in row.not_simulated
+
+
 def test_bytes_are_those_of_the_misses() -> None:
     trace = random_trace(has_lo=True)
     replayed, _ = native(trace, "lcu", 40_000, HobbitThresholds(0.3, 0.9), 0.3)

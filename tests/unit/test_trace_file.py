@@ -17,7 +17,9 @@ from hobbit_py.simulate import Trace, load_trace, save_trace
 
 def assert_same(a: Trace, b: Trace) -> None:
     for field in dataclasses.fields(Trace):
-        assert np.array_equal(getattr(a, field.name), getattr(b, field.name)), field.name
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        is_float = getattr(one, "dtype", np.dtype(int)).kind == "f"
+        assert np.array_equal(one, other, equal_nan=is_float), field.name
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -25,6 +27,37 @@ def test_round_trip(tmp_path: Path) -> None:
     save_trace(tmp_path / "t.npz", trace)
     assert_same(load_trace(tmp_path / "t.npz"), trace)
     assert [path.name for path in tmp_path.iterdir()] == ["t.npz"]
+
+
+def test_round_trip_of_what_trained_gates_say(tmp_path: Path) -> None:
+    trace = random_trace(is_trained=True)
+    save_trace(tmp_path / "t.npz", trace)
+    assert load_trace(tmp_path / "t.npz").is_trained
+    assert_same(load_trace(tmp_path / "t.npz"), trace)
+    assert trace.next_chances is not None
+    assert np.array_equal(trace.tail(5).next_chances, trace.next_chances[5:], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("next_chances", lambda a: a + np.float16(1), "a chance that is none"),
+        ("next_chances", lambda a: a[:, :, :-1], "next_chances has shape"),
+        ("next_chances", lambda a: a.astype(np.float32), "of type float32"),
+        ("trained_idxs", lambda a: a + 8, "trained_idxs names an expert"),
+        ("trained_idxs", np.zeros_like, "trained_idxs predicts a layer"),
+        ("trained_weights", lambda a: -a, "a weight is not"),
+        ("trained_weights", None, "lacks 'trained_weights'"),
+    ],
+)
+def test_what_trained_gates_cannot_have_said_is_refused(tmp_path: Path, name: str, change: Any, said: str) -> None:
+    path = tmp_path / "t.npz"
+    save_trace(path, random_trace(is_trained=True))
+    with np.load(path) as file:
+        arrays = dict(file)
+    array = arrays.pop(name)
+    np.savez(path, **(arrays | ({name: change(array)} if change else {})))
+    assert said in refusal(path)
 
 
 def test_head_and_tail_cut_sequences() -> None:

@@ -158,6 +158,11 @@ def command(
             )
         presets = [dataclasses.replace(one, predictor=cast("Predictor", predictor)) for one in presets]
     trace = load_trace(trace_path)
+    if predictor == "trained-gates" and not trace.is_trained:
+        raise UsageError(
+            f"The model of {str(trace_path)!r} had no trained gates; train them by 'hobbit tune --predictor-only' and "
+            f"record it again."
+        )
     if max_tokens is not None:
         trace = trace.head(max_tokens)
     machine = Machine(read_bytes_s=float(read_speed), layer_s=layer_ms / 1e3)

@@ -95,7 +95,9 @@ def _sentences(result: TuneResult) -> list[str]:
     "which experts a token gets.",
 )
 @click.option("--eviction-only", is_flag=True, help="Find the eviction policy of exact mode alone: needs no lo copy.")
-@click.option("--predictor-only", is_flag=True, help="Train the hybrid predictor, which the preset expertflow needs.")
+@click.option(
+    "--predictor-only", is_flag=True, help="Train predictors: gates, and the hybrid that the preset expertflow needs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     text: Path | None,
@@ -181,7 +183,8 @@ def _train(options: common.ModelOptions, data: bytes, n_tokens: int, *, as_json:
     finally:
         llama.close()
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(trained) | {"path": str(trained.path)}))
+        paths = {"path": str(trained.path), "gates_path": str(trained.gates_path)}
+        click.echo(json.dumps(dataclasses.asdict(trained) | paths))
         return
     for sentence in _of_training(trained):
         click.echo(sentence)
@@ -193,9 +196,9 @@ def _of_training(trained: TrainedPredictor) -> list[str]:
 
     return [
         f"Trained on {trained.n_tokens} tokens. Of the experts of layers 1 / 2 / 3 ahead, stacked gates guess "
-        f"{percents(trained.recall_gates)}% right and the hybrid {percents(trained.recall_hybrid)}%, on the last fifth "
-        f"of the tokens, which was not trained on.",
-        f"Stored in {trained.path}.",
+        f"{percents(trained.recall_gates)}% right, trained gates {percents(trained.recall_trained)}% and the hybrid "
+        f"{percents(trained.recall_hybrid)}%, on the last fifth of the tokens, which was not trained on.",
+        f"Stored in {trained.gates_path} and {trained.path}.",
     ]
 
 

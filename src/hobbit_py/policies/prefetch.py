@@ -7,7 +7,7 @@ from typing import Final
 
 from ..errors import UsageError
 
-PREDICTORS: Final = ("stacked-gates", "previous-token", "request-trace", "hybrid", "none")
+PREDICTORS: Final = ("stacked-gates", "trained-gates", "previous-token", "request-trace", "hybrid", "none")
 HORIZONS: Final = ("fixed", "first-gap", "all-decayed", "expertflow")
 
 
@@ -16,8 +16,9 @@ class Prefetch:
     """Reading ahead never changes a result. docs/prefetch.md describes predictors and horizons.
 
     Args:
-        predictor: "stacked-gates" (HOBBIT, arXiv 2411.01433), "previous-token", "request-trace" (MoE-Infinity, arXiv
-            2401.14361), "hybrid" (after ExpertFlow, arXiv 2510.26730; has to be trained) or "none".
+        predictor: "stacked-gates" (HOBBIT, arXiv 2411.01433), "trained-gates" (has to be trained), "previous-token",
+            "request-trace" (MoE-Infinity, arXiv 2401.14361), "hybrid" (after ExpertFlow, arXiv 2510.26730; has to be
+            trained) or "none".
         horizon: "fixed", "first-gap" (HOBBIT), "all-decayed" (MoE-Infinity) or "expertflow".
         depth: Layers looked ahead at most; 0: all of them.
     """

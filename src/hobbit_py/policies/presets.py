@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
 from ..errors import UsageError
 
-Predictor = Literal["none", "stacked-gates", "previous-token", "request-trace", "hybrid", "oracle"]
+Predictor = Literal["none", "stacked-gates", "trained-gates", "previous-token", "request-trace", "hybrid", "oracle"]
 """The oracle, which is always right, is the simulator's alone."""
 Horizon = Literal["fixed", "first-gap", "all-decayed", "expertflow"]
 RouterFilter = Literal["none", "cache-prior", "substitute"]
@@ -22,8 +22,8 @@ class Preset:
     """One system. Policies are named as in `hobbit_py.policies.registry`.
 
     `precision` "mixed" means: where there is a lo copy, with the thresholds that were tuned or else the default ones.
-    `depth` is the farthest layer ahead that is predicted, 0: the last one. `is_lossless` holds without a lo copy as
-    well.
+    `depth` is the farthest layer ahead that is predicted, 0: the last one. `prefers_trained`: with gates trained for
+    the model, if there are any, in place of its predictor. `is_lossless` holds without a lo copy as well.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Preset:
     predictor: Predictor = "none"
     horizon: Horizon = "fixed"
     depth: int = 1
+    prefers_trained: bool = False
     router_filter: RouterFilter = "none"
 
     @property
@@ -40,9 +41,19 @@ class Preset:
         """Whether its tokens are those of exact mode."""
         return self.precision == "exact" and self.router_filter == "none"
 
+    def where_trained(self, *, is_trained: bool) -> Preset:
+        """The preset as it runs a model that gates were trained for, or were not."""
+        return replace(self, predictor="trained-gates") if is_trained and self.prefers_trained else self
+
 
 DEFAULT = Preset(
-    "default", eviction="next-use", precision="mixed", predictor="stacked-gates", horizon="first-gap", depth=2
+    "default",
+    eviction="next-use",
+    precision="mixed",
+    predictor="stacked-gates",
+    horizon="first-gap",
+    depth=2,
+    prefers_trained=True,
 )
 """What "auto" is for a model that was not tuned: our own, since it missed least on every trace (docs/policies.md)."""
 

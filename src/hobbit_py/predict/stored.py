@@ -14,10 +14,12 @@ import numpy.typing as npt
 from ..atomic_file import write_atomically
 from ..stored_files import read_arrays
 from ..tune.stored import tuning_path
+from .gates import GateMap, TrainedGates
 from .training import HybridMaps
 
 SCHEMA = 1
 _MAP = re.compile(r"map_([0-9]{1,5})_([1-9]|[1-5][0-9]|6[0-4])")  # layer and distance, small enough to make a table of
+_ROWS = re.compile(r"rows_([0-9]{1,5})")
 Matrices = list[npt.NDArray[np.float32]]
 
 
@@ -29,6 +31,11 @@ def traces_path(model_path: str | os.PathLike[str]) -> Path:
 def hybrid_path(model_path: str | os.PathLike[str]) -> Path:
     """`<model stem>.hobbit-hybrid.npz` beside the model."""
     return _beside(model_path, "hobbit-hybrid.npz")
+
+
+def gates_path(model_path: str | os.PathLike[str]) -> Path:
+    """`<model stem>.hobbit-gates.npz` beside the model."""
+    return _beside(model_path, "hobbit-gates.npz")
 
 
 def save_traces(model_paths: Sequence[str], prompts: Matrices, decodes: Matrices) -> None:
@@ -69,6 +76,37 @@ def load_hybrid(model_paths: Sequence[str]) -> HybridMaps | None:
                 return None
             shifts[int(found[1]), int(found[2])] = array
     return HybridMaps(token_rows.astype(np.int32), int(n_token_rows), shifts)
+
+
+def save_gates(model_paths: Sequence[str], gates: TrainedGates) -> Path:
+    """Writes what `fit_gates` found; raises OSError."""
+    path = gates_path(model_paths[0])
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for layer, gate_map in gates.maps.items():
+        arrays[f"rows_{layer}"], arrays[f"biases_{layer}"] = gate_map.rows, gate_map.biases
+    _save(path, model_paths, n_ahead=np.int64(gates.n_ahead), **arrays)
+    return path
+
+
+def load_gates(model_paths: Sequence[str]) -> TrainedGates | None:
+    """What was trained for this very model, or None."""
+    stored = _load(gates_path(model_paths[0]), model_paths)
+    n_ahead = stored.get("n_ahead")
+    if n_ahead is None or n_ahead.shape != () or n_ahead.dtype.kind != "i" or not 0 <= n_ahead < 1 << 15:
+        return None
+    maps: dict[int, GateMap] = {}
+    for name, rows in stored.items():
+        found = _ROWS.fullmatch(name)
+        if found is None:
+            continue
+        biases = stored.get(f"biases_{found[1]}")
+        if biases is None or rows.dtype != np.float16 or biases.dtype != np.float32 or rows.ndim != 2:
+            return None
+        if biases.shape != rows.shape[:1] or not np.isfinite(rows).all() or not np.isfinite(biases).all():
+            return None
+        maps[int(found[1])] = GateMap(rows, biases)
+    same_width = len({gate_map.rows.shape[1] for gate_map in maps.values()}) == 1
+    return TrainedGates(int(n_ahead), maps) if same_width else None
 
 
 def _matrices(stacked: npt.NDArray[Any] | None, n_cells: int) -> Matrices | None:

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-_HEAD = 4  # columns before the experts: pass number, place in the batch, layer, token
+HEAD = 4  # columns before the experts: pass number, place in the batch, layer, token
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What `PredictionRecord.take()` gives: selections [n, 4 + n_used], gates [n, n_ahead, n_expert]."""
+    """Of what `PredictionRecord.take()` gives, selections [n, 4 + n_used] and gates [n, n_ahead, n_expert]."""
 
     selections: npt.NDArray[np.int32]
     gates: npt.NDArray[np.float32]
@@ -26,7 +26,7 @@ class Recording:
     @property
     def n_used(self) -> int:
         """Experts that a token uses of a layer."""
-        return int(self.selections.shape[1]) - _HEAD
+        return int(self.selections.shape[1]) - HEAD
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _pairs(recording: Recording, layer: int, distance: int) -> _Pairs:
     layers = np.unique(selections[:, 2])
     source_layer = layers[np.searchsorted(layers, layer) - distance]
     is_target, is_source = selections[:, 2] == layer, selections[:, 2] == source_layer
-    targets = {(int(r[0]), int(r[1])): r[_HEAD:] for r in selections[is_target]}
+    targets = {(int(r[0]), int(r[1])): r[HEAD:] for r in selections[is_target]}
     sources, gates = selections[is_source], recording.gates[is_source, distance - 1]
     kept = [i for i, row in enumerate(sources) if (int(row[0]), int(row[1])) in targets and not np.isnan(gates[i, 0])]
     nobody = np.full(n_used, -1, np.int32)
@@ -108,7 +108,7 @@ def _pairs(recording: Recording, layer: int, distance: int) -> _Pairs:
     previous = [before.get(number - 1, nobody) if place == 0 else nobody for number, place in keys]
     return _Pairs(
         logits=gates[kept][:, ~np.isnan(gates[kept]).any(axis=0)].astype(np.float64),
-        source=sources[kept, _HEAD:],
+        source=sources[kept, HEAD:],
         target=np.stack([targets[key] for key in keys]) if keys else np.zeros((0, n_used), np.int32),
         previous=np.stack(previous) if previous else np.zeros((0, n_used), np.int32),
         tokens=sources[kept, 3],

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..mixed import default_lo_share, default_policy
 from ..policies import EvictionPolicy, PrecisionPolicy, Preset, WeightThresholds, eviction_policy
 from .belady import belady_misses
-from .predictions import SIMULATED, guesses_of, recall_by_distance
+from .predictions import guesses_of, is_simulated, recall_by_distance
 from .replay import Replayed, all_slots_bytes, hi_classes, make_replay, run_replay
 from .trace import Trace
 
@@ -93,6 +93,7 @@ def judge(
         UsageError: A capacity is too small for the experts of one token.
     """
     machine = machine or Machine()
+    presets = [preset.where_trained(is_trained=trace.is_trained) for preset in presets]
     capacities = list(capacities)
     rows: list[Judged] = []
     n_done, n_runs = 0, len(capacities) * (len(presets) + 1 + 2 * with_belady)
@@ -147,7 +148,7 @@ def judge(
                     upgrade_bytes=int(replayed.upgrade_bytes.sum()),
                     stall_s=stalls[0],
                     stall_without_prefetch_s=stalls[1],
-                    not_simulated=_not_simulated(preset, policy),
+                    not_simulated=_not_simulated(trace, preset, policy),
                 )
             )
             done()
@@ -164,6 +165,7 @@ def replay_preset(
     lo_share: float | None = None,
 ) -> Replayed:
     """Replays one preset as a model that was not tuned would run with it; arguments as for `judge`."""
+    preset = preset.where_trained(is_trained=trace.is_trained)
     policy = _precision_of(trace, preset, capacity, precision)
     share = 0.0
     if policy is not None:
@@ -215,9 +217,9 @@ def _stall_s(replayed: Replayed, machine: Machine, *, with_prefetch: bool) -> fl
     return float((miss_bytes - hidden).sum() / machine.read_bytes_s / len(miss_bytes))
 
 
-def _not_simulated(preset: Preset, policy: PrecisionPolicy | None) -> list[str]:
+def _not_simulated(trace: Trace, preset: Preset, policy: PrecisionPolicy | None) -> list[str]:
     missing = []
-    if preset.predictor not in SIMULATED:
+    if not is_simulated(trace, preset):
         missing.append(f"predictor {preset.predictor}")
     if preset.predictor != "none":
         missing.append("reads ahead in idle time")

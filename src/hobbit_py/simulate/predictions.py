@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..policies.presets import Preset
 from .trace import MAX_DISTANCE, Trace
 
-SIMULATED: Final = ("none", "stacked-gates", "previous-token", "oracle")
+SIMULATED: Final = ("none", "stacked-gates", "trained-gates", "previous-token", "oracle")
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,11 @@ class Guesses:
 
 
 def guesses_of(trace: Trace, preset: Preset) -> Guesses:
-    """What the preset's predictor says; nothing for a predictor that cannot be had from a trace (see SIMULATED)."""
+    """What the preset's predictor says; nothing for a predictor that cannot be had from the trace (`is_simulated`)."""
     n_tokens, n_steps, n_used = trace.expert_idxs.shape
-    if preset.predictor in ("stacked-gates", "oracle"):
+    if (predicted := _of_layers_ahead(trace, preset)) is not None:
         depth = min(preset.depth or MAX_DISTANCE, MAX_DISTANCE)
-        idxs, weights = (
-            _coming(trace) if preset.predictor == "oracle" else (trace.predicted_idxs, trace.predicted_weights)
-        )
+        idxs, weights = predicted
         return Guesses(
             np.stack([_layers_ahead(trace, distance) for distance in range(1, depth + 1)], axis=1),
             np.ascontiguousarray(idxs[:, :, :depth]),
@@ -52,8 +50,8 @@ def guesses_of(trace: Trace, preset: Preset) -> Guesses:
 
 def recall_by_distance(trace: Trace, preset: Preset) -> list[float]:
     """Share of the experts used that had been predicted 1, 2 and 3 layers before; empty without predictions."""
-    if preset.predictor in ("stacked-gates", "oracle"):
-        idxs = _coming(trace)[0] if preset.predictor == "oracle" else trace.predicted_idxs
+    if (ahead := _of_layers_ahead(trace, preset)) is not None:
+        idxs = ahead[0]
         return [
             _recall(idxs[:, :-distance, distance - 1], trace.expert_idxs[:, distance:])
             for distance in range(1, MAX_DISTANCE + 1)
@@ -68,6 +66,22 @@ def recall_by_distance(trace: Trace, preset: Preset) -> list[float]:
             if distance < len(trace.layers)
         ]
     return []
+
+
+def is_simulated(trace: Trace, preset: Preset) -> bool:
+    """Whether the trace has what the preset's predictor would have said."""
+    return preset.predictor in SIMULATED and (preset.predictor != "trained-gates" or trace.is_trained)
+
+
+def _of_layers_ahead(trace: Trace, preset: Preset) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]] | None:
+    """Experts and weights that were predicted of each of the next layers; None where the predictor says nothing."""
+    if preset.predictor == "oracle":
+        return _coming(trace)
+    if preset.predictor == "stacked-gates":
+        return trace.predicted_idxs, trace.predicted_weights
+    if preset.predictor == "trained-gates" and trace.trained_idxs is not None and trace.trained_weights is not None:
+        return trace.trained_idxs, trace.trained_weights
+    return None
 
 
 def _recall(predicted: npt.NDArray[np.int32], used: npt.NDArray[np.int32]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,11 @@ class Recording:
         if remainder or not n_steps or (layer_idxs.reshape(len(tokens), -1) != layer_idxs[:n_steps]).any():
             raise UsageError("This model's layers do not route alike for every token, so it cannot be traced.")
         shape = (len(tokens), n_steps)
+        trained: dict[str, npt.NDArray[Any]] = {}
+        if log.has_trained:
+            trained["trained_idxs"] = log.trained_idxs().reshape(*shape, log.max_distance, -1)
+            trained["trained_weights"] = log.trained_weights().reshape(*shape, log.max_distance, -1)
+            trained["next_chances"] = log.next_chances().reshape(*shape, -1).astype(np.float16)
         return Trace(
             model=self._model,
             alignment=engine.alignment,
@@ -67,6 +72,7 @@ class Recording:
             n_expert=np.array(engine.n_expert, np.int64),
             hi_part_bytes=_padded(engine.part_bytes(_core.Precision.hi), len(engine.n_expert)),
             lo_part_bytes=lo_part_bytes(engine),
+            **trained,
         )
 
 

@@ -55,6 +55,7 @@ def replay_in_python(
     lo_cost = float((trace.n_expert[:, None] * trace.lo_part_bytes).sum()) if n_slots[1] else 0.0
     eviction.start(trace.n_expert.tolist(), lo_cost / float((trace.n_expert[:, None] * trace.hi_part_bytes).sum()))
     starts = set(trace.sequence_starts.tolist())
+    step_of = {layer: step for step, layer in enumerate(trace.layers.tolist())}
     steps = []
     for token in range(trace.n_tokens):
         if token in starts:
@@ -64,6 +65,9 @@ def replay_in_python(
         ):
             codes = _choose(precision, layer, experts.tolist(), weights, caches) if n_slots[1] else [HI] * len(experts)
             eviction.on_route(layer, experts[None], np.array([codes], np.int8))
+            if trace.next_chances is not None and hasattr(eviction, "on_next_token"):
+                chances = trace.next_chances[token, step_of[layer], : trace.n_expert[layer]]
+                eviction.on_next_token(layer, chances.astype(np.float32))
             scores = eviction.scores()
             scores = np.broadcast_to(scores, (2, *scores.shape[-2:]))
             steps.append(_step(layer, experts.tolist(), codes, caches, scores.tolist()))

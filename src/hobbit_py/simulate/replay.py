@@ -94,6 +94,7 @@ def run_replay(trace: Trace, replay: _core.Replay, guesses: Guesses) -> Replayed
             guesses.expert_idxs,
             guesses.weights,
             trace.sequence_starts,
+            np.empty(0, np.float32) if trace.next_chances is None else trace.next_chances.astype(np.float32),
             guesses.stop_at_gap,
         )
     except RuntimeError as error:

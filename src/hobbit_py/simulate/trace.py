@@ -35,6 +35,11 @@ _DTYPES: dict[str, type[np.generic]] = {
     "hi_part_bytes": np.int64,
     "lo_part_bytes": np.int64,
 }
+_TRAINED_DTYPES: dict[str, type[np.generic]] = {  # in traces of models that gates were trained for
+    "trained_idxs": np.int32,
+    "trained_weights": np.float32,
+    "next_chances": np.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Trace:
 
     Of the model: n_expert [n_layers] (0: a dense layer), bytes of one expert's matrices [n_layers, n_parts] (0: none)
     in hi and, all 0 if there was no lo copy, in lo, and the drive's alignment in bytes, for which slots have room.
+
+    Of gates trained for the model, None without: trained_idxs and trained_weights as what routers predicted, and
+    next_chances [n_tokens, n_steps, most experts of a layer], with which chance the next token uses each expert of the
+    step's layer, as the eviction policy is told; NaN beyond the layer's experts.
     """
 
     model: str
@@ -63,6 +72,9 @@ class Trace:
     n_expert: npt.NDArray[np.int64]
     hi_part_bytes: npt.NDArray[np.int64]
     lo_part_bytes: npt.NDArray[np.int64]
+    trained_idxs: npt.NDArray[np.int32] | None = None
+    trained_weights: npt.NDArray[np.float32] | None = None
+    next_chances: npt.NDArray[np.float16] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -79,6 +91,11 @@ class Trace:
         """Whether the model had a lo copy."""
         return bool(self.lo_part_bytes.any())
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether gates were trained for the model."""
+        return self.next_chances is not None
+
     def head(self, n_tokens: int) -> Trace:
         """The first n_tokens."""
         return self._slice(0, min(n_tokens, self.n_tokens))
@@ -91,7 +108,8 @@ class Trace:
         starts = self.sequence_starts[(self.sequence_starts > first) & (self.sequence_starts < end)] - first
         cut = {
             name: getattr(self, name)[first:end]
-            for name in ("tokens", "expert_idxs", "weights", "predicted_idxs", "predicted_weights")
+            for name in ("tokens", "expert_idxs", "weights", "predicted_idxs", "predicted_weights", *_TRAINED_DTYPES)
+            if getattr(self, name) is not None
         }
         return dataclasses.replace(self, sequence_starts=np.concatenate([[0], starts]).astype(np.int64), **cut)
 
@@ -99,6 +117,8 @@ class Trace:
 def save_trace(path: str | os.PathLike[str], trace: Trace) -> None:
     """Writes the file, whole or not at all; raises OSError."""
     arrays: dict[str, Any] = {name: np.asarray(getattr(trace, name), dtype) for name, dtype in _DTYPES.items()}
+    if trace.is_trained:
+        arrays |= {name: np.asarray(getattr(trace, name), dtype) for name, dtype in _TRAINED_DTYPES.items()}
 
     def write(file: BinaryIO) -> None:
         np.savez_compressed(
@@ -129,7 +149,10 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
         )
     if missing := [key for key in ("model", "alignment", *_DTYPES) if key not in arrays]:
         raise UsageError(f"The trace {name} lacks {missing[0]!r}; record it again with 'hobbit trace'.")
-    for key, dtype in _DTYPES.items():
+    trained = _TRAINED_DTYPES if any(key in arrays for key in _TRAINED_DTYPES) else {}
+    if missing := [key for key in trained if key not in arrays]:
+        raise UsageError(f"The trace {name} lacks {missing[0]!r}; record it again with 'hobbit trace'.")
+    for key, dtype in (_DTYPES | trained).items():
         if arrays[key].dtype != np.dtype(dtype):
             raise UsageError(
                 f"The trace {name} has {key!r} of type {arrays[key].dtype}, expected {np.dtype(dtype)}; record it "
@@ -140,7 +163,7 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     trace = Trace(
         model=str(arrays["model"]),
         alignment=int(arrays["alignment"]),
-        **{key: np.ascontiguousarray(arrays[key]) for key in _DTYPES},
+        **{key: np.ascontiguousarray(arrays[key]) for key in _DTYPES | trained},
     )
     if problem := _problem(trace):
         raise UsageError(f"The trace {name} is inconsistent: {problem}; record it again with 'hobbit trace'.")
@@ -162,6 +185,9 @@ def _problem(trace: Trace) -> str | None:
         "predicted_weights": (n_tokens, n_steps, MAX_DISTANCE, n_used),
         "lo_part_bytes": trace.hi_part_bytes.shape,
     }
+    if trace.is_trained:
+        shapes |= {"trained_idxs": shapes["predicted_idxs"], "trained_weights": shapes["predicted_idxs"]}
+        shapes |= {"next_chances": (n_tokens, n_steps, int(trace.n_expert.max()))}
     for name, shape in shapes.items():
         if getattr(trace, name).shape != shape:
             return f"{name} has shape {getattr(trace, name).shape}, expected {shape}"
@@ -187,15 +213,29 @@ def _problem(trace: Trace) -> str | None:
     ordered = np.sort(trace.expert_idxs, axis=2)
     if (ordered[..., 1:] == ordered[..., :-1]).any():
         return "expert_idxs names an expert twice for one token"
-    for distance in range(1, MAX_DISTANCE + 1):
-        predicted = trace.predicted_idxs[:, :, distance - 1]
-        if distance < n_steps and (predicted[:, :-distance] >= n_expert[None, distance:, None]).any():
-            return "predicted_idxs names an expert that the layer has not"
-        if (predicted[:, max(0, n_steps - distance) :] >= 0).any() or (predicted < -1).any():
-            return "predicted_idxs predicts a layer that does not come"
-    if not all(np.isfinite(array).all() and (array >= 0).all() for array in (trace.weights, trace.predicted_weights)):
+    for name in ("predicted", "trained") if trace.is_trained else ("predicted",):
+        if problem := _problem_of_predictions(name, getattr(trace, f"{name}_idxs"), n_expert):
+            return problem
+        weights = getattr(trace, f"{name}_weights")
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            return "a weight is not a number of 0 or more"
+    if not np.isfinite(trace.weights).all() or (trace.weights < 0).any():
         return "a weight is not a number of 0 or more"
+    if trace.next_chances is not None and ((trace.next_chances < 0) | (trace.next_chances > 1)).any():
+        return "next_chances has a chance that is none"
     starts = trace.sequence_starts
     if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= n_tokens:
         return "sequence_starts is not an ascending list of tokens that begins with 0"
+    return None
+
+
+def _problem_of_predictions(name: str, idxs: npt.NDArray[np.int32], n_expert: npt.NDArray[np.int64]) -> str | None:
+    """idxs [n_tokens, n_steps, 3, n_used], n_expert [n_steps]."""
+    n_steps = len(n_expert)
+    for distance in range(1, MAX_DISTANCE + 1):
+        predicted = idxs[:, :, distance - 1]
+        if distance < n_steps and (predicted[:, :-distance] >= n_expert[None, distance:, None]).any():
+            return f"{name}_idxs names an expert that the layer has not"
+        if (predicted[:, max(0, n_steps - distance) :] >= 0).any() or (predicted < -1).any():
+            return f"{name}_idxs predicts a layer that does not come"
     return None

@@ -26,8 +26,8 @@ _NO_GUESSES = Preset("search", eviction="lru")
 Candidate = tuple[str, dict[str, float]]
 
 
-def candidates() -> list[Candidate]:
-    """Every policy with its defaults, and weights to try."""
+def candidates(*, is_trained: bool = False) -> list[Candidate]:
+    """Every policy with its defaults, and weights to try; `is_trained`: gates were trained for the model."""
     found: list[Candidate] = [(name, {}) for name in BUILT_INS if name != "multidimensional"]
     found += [("frequency", {"decay": decay}) for decay in (0.9, 0.95, 0.99)]
     found += [("next-use", {"decay": decay}) for decay in (0.95, 0.99)]
@@ -36,6 +36,8 @@ def candidates() -> list[Candidate]:
     found += [("next-use", {"follow_weight": weight, "mixed_follow_weight": weight}) for weight in (0.0, 0.3, 0.6)]
     found += [("next-use", {"later_weight": weight}) for weight in (0.1, 0.6)]
     found += [("next-use", {"learning_rate": rate}) for rate in (0.0, 0.1)]
+    if is_trained:
+        found += [("next-use", {"trained_weight": weight}) for weight in (0.0, 0.3, 0.8)]
     found += [("ranked-frequency", {"later_weight": weight}) for weight in (0.1, 0.6)]
     for lru in range(_GRID_STEPS + 1):
         for lfu in range(_GRID_STEPS + 1 - lru):
@@ -65,7 +67,7 @@ def search_eviction(
     """
     middle = trace.n_tokens // 2
     first, second = trace.head(middle), trace.tail(middle)
-    tried = candidates()
+    tried = candidates(is_trained=trace.is_trained)
     n_done = 0
 
     def miss_bytes(part: Trace, candidate: Candidate) -> int:

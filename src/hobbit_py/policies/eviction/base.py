@@ -23,7 +23,11 @@ Probabilities = npt.NDArray[np.float32]
 
 @runtime_checkable
 class EvictionPolicy(Protocol):
-    """What a policy of one's own must have. `on_predict` is optional, see `SequencePolicy`."""
+    """What a policy of one's own must have. `on_predict`, see `SequencePolicy`, and `on_next_token` are optional.
+
+    `on_next_token(layer, chances)` comes after `on_route` of that layer where gates were trained for the model: with
+    which chance the token after the batch uses each expert of the layer, [n_expert]. Not after a large batch.
+    """
 
     def start(self, n_expert: Sequence[int], lo_cost: float) -> None:
         """Begins anew for a model: experts of each layer (0: none), and bytes of a lo copy over those of a hi copy."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .base import Codes, Ids, Scores
+from .base import Codes, Ids, Probabilities, Scores
 from .correction import AFTER, BEFORE, OWN, Correction
 from .followers import Followers
 from .frequency import FadingCounts
@@ -21,10 +21,10 @@ class NextUse:
     """Keeps what is likely to be used soon.
 
     The chance that a layer's next token uses an expert is put together from its rate of late, from whether the last
-    token used it, and from how often it followed the experts that the last token used. To what was counted so comes a
-    correction, which takes it down to one half at most. Layers come in turn, so of two equal chances the one whose
-    layer comes sooner is worth more: the next layer counts almost in full, the current one, which has just been served,
-    1 - layer_weight.
+    token used it, and from how often it followed the experts that the last token used. Where gates were trained for
+    the model, what they say counts as well (trained_weight). To that comes a correction, which takes it down to
+    one half at most. Layers come in turn, so of two equal chances the one whose layer comes sooner is worth more: the
+    next layer counts almost in full, the current one, which has just been served, 1 - layer_weight.
 
     Beside lo copies a hi copy is worth its uses as a token's best expert, which the precision policies ask in hi, and a
     share (later_weight) of the others, which its lo copy would serve as well. There are more copies then, so the
@@ -38,6 +38,7 @@ class NextUse:
     mixed_follow_weight: float = 0.5
     later_weight: float = 0.3
     learning_rate: float = 0.04
+    trained_weight: float = 0.5
 
     def start(self, n_expert: Sequence[int], lo_cost: float) -> None:
         """See EvictionPolicy."""
@@ -80,6 +81,13 @@ class NextUse:
         self._hi_shares[layer] = self._later_weight + (1.0 - self._later_weight) * best
         if self.learning_rate > 0.0:
             self._correct(layer, expert_idxs[-1])
+        self._set_chances(layer)
+
+    def on_next_token(self, layer: int, chances: Probabilities) -> None:
+        """See EvictionPolicy."""
+        counted = self._counted[layer, : len(chances)]
+        counted *= 1.0 - self.trained_weight
+        counted += self.trained_weight * chances.astype(np.float64)
         self._set_chances(layer)
 
     def _correct(self, layer: int, last: Ids) -> None:
