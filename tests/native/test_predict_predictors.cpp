@@ -110,7 +110,7 @@ TEST_CASE("requests that began alike say how this one goes on") {
     const auto traces = std::make_shared<RequestTraces>(12);
     traces->insert(Phase::decode, {9, 9, 0, 0, /**/ 9, 9, 0, 0, /**/ 9, 9, 0, 0});
     traces->insert(Phase::decode, {0, 0, 9, 9, /**/ 0, 0, 9, 9, /**/ 0, 0, 9, 9});
-    const auto predictor = make_predictor("request-trace", model, {traces, nullptr, nullptr});
+    const auto predictor = make_predictor("request-trace", model, {traces, nullptr, nullptr, nullptr});
     predictor->begin_pass(nullptr, 1);
     std::vector<float> rows;
     CHECK(predictor->predict(target_of(2, 0, 1), rows) == 0); // nothing to match yet
@@ -130,7 +130,7 @@ TEST_CASE("incremental matching agrees with matching anew") {
         }
         traces->insert(Phase::decode, counts);
     }
-    const auto         kept = make_predictor("request-trace", model, {traces, nullptr, nullptr});
+    const auto         kept = make_predictor("request-trace", model, {traces, nullptr, nullptr, nullptr});
     std::vector<float> request(12, 0.0f);
     for (int token = 0; token < 5; token++) {
         kept->begin_pass(nullptr, 1);
@@ -174,7 +174,7 @@ TEST_CASE("incremental matching agrees with matching anew") {
 
 TEST_CASE("a prompt after decoding ends the request, and the next one knows it") {
     const auto                 traces    = std::make_shared<RequestTraces>(12);
-    auto                       predictor = make_predictor("request-trace", model, {traces, nullptr, nullptr});
+    auto                       predictor = make_predictor("request-trace", model, {traces, nullptr, nullptr, nullptr});
     const std::vector<int32_t> prompt(18, 1);
     predictor->begin_pass(nullptr, 9);
     predictor->observe(0, prompt.data(), 2, 9);
@@ -193,7 +193,7 @@ TEST_CASE("a prompt after decoding ends the request, and the next one knows it")
 
 TEST_CASE("a new sequence ends the request, also one without a prompt, and has no previous token") {
     const auto traces    = std::make_shared<RequestTraces>(12);
-    auto       predictor = make_predictor("request-trace", model, {traces, nullptr, nullptr});
+    auto       predictor = make_predictor("request-trace", model, {traces, nullptr, nullptr, nullptr});
     auto       previous  = make_predictor("previous-token", model, {});
     for (uint32_t n_known = 0; n_known < 3; n_known++) {
         CHECK(traces->snapshot(Phase::decode)->size() == n_known);
@@ -218,7 +218,7 @@ TEST_CASE("the hybrid adds what it learned to the gates' logits") {
     map.shifts[(4 + 4 + 1) * 4 + 2]    = 20.0f; // the token is 1: expert 2
     map.shifts[(4 + 4 + 2) * 4 + 3]    = -1.0f; // always
     weights->maps[2]                   = {map};
-    const auto               predictor = make_predictor("hybrid", model, {nullptr, weights, nullptr});
+    const auto               predictor = make_predictor("hybrid", model, {nullptr, weights, nullptr, nullptr});
     const std::vector<float> gates     = {0, 0, 0, 2};
     const auto               best      = [&](const std::vector<float> & rows) {
         return std::max_element(rows.begin(), rows.end()) - rows.begin();
@@ -236,7 +236,7 @@ TEST_CASE("the hybrid adds what it learned to the gates' logits") {
     observe(*predictor, 2, {1, 2});
     CHECK(guess(0, {3, 1}) == 1);
     weights->maps[2][0].shifts.pop_back();
-    CHECK_THROWS_AS(make_predictor("hybrid", model, {nullptr, weights, nullptr}), std::invalid_argument);
+    CHECK_THROWS_AS(make_predictor("hybrid", model, {nullptr, weights, nullptr, nullptr}), std::invalid_argument);
     CHECK_THROWS_AS(make_predictor("hybrid", model, {}), std::invalid_argument);
     CHECK_THROWS_AS(make_predictor("oracle", model, {}), std::invalid_argument);
 }
