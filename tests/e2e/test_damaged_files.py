@@ -37,7 +37,7 @@ def test_mutants_are_refused_or_run_as_stock_does() -> None:
 def test_parsers_of_our_own_files() -> None:
     done = run_script("fuzz_parsers.py", "all", "--random", "100", "--seed", "20")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("100 inputs") == 9
+    assert done.stdout.count("100 inputs") == 10
 
 
 def test_a_mutant_is_its_numbers(tiny_model: ModelFactory) -> None:
