@@ -29,10 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--shares", default="50,25", help="percent of the experts in the GPU's memory (50,25)")
     parser.add_argument("--hi-above", type=float, help="gate weight from which a missing expert runs in hi (default's)")
+    parser.add_argument("--lo-share", type=float, help="of the GPU's memory, for lo copies (default's)")
     options = parser.parse_args(arguments)
     model = Model.read(options.model)
     texts = [text.read_bytes() for text in options.text]
-    policy = {} if options.hi_above is None else {"policy": WeightThresholds(options.hi_above)}
+    settings: dict[str, Any] = {} if options.hi_above is None else {"policy": WeightThresholds(options.hi_above)}
+    if options.lo_share is not None:
+        settings["lo_share"] = options.lo_share
 
     def load(share: int, **settings: Any) -> hobbit_py.Llama:  # noqa: ANN401
         vram = model.expert_bytes * share // 100
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Reference(windows.n_scored, llama.n_vocab()) as reference:
             evaluate(llama, windows, record=reference)
             llama.close()
-            llama = load(share, precision="mixed", lo=options.lo, **policy)
+            llama = load(share, precision="mixed", lo=options.lo, **settings)
             found = evaluate(llama, windows, against=reference)
             llama.close()
         stats, divergence = found.stats, found.divergence
