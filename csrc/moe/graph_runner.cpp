@@ -196,7 +196,9 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (Status status = recorder_.on_layer(view_, step_.ids(), gates_, trained_, reads_); !status.ok()) {
         return status;
     }
-    ahead_.tell_next_token(view_, trained_, reads_);
+    if (step_.is_told()) { // else the loader evicts nothing, and its policy has yet to hear of this layer
+        ahead_.tell_next_token(view_, trained_, reads_);
+    }
     const int  first_idx = view_.nodes.front().node_idx;
     const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
     if (view_.model->tier != nullptr && in_run && StagedLayer::takes(view_, step_)) {

@@ -20,6 +20,7 @@ class LayerStep {
     Status select(const LayerView & view, const DeviceReads & reads);
     // What no token waits for. To be called before the next select().
     void tell_later();
+    bool is_told() const { return untold_ == nullptr; }
     // Asks the loader for the experts `key_idxs`, ascending indices of keys(). Never waits for the drive.
     void load(const LayerView & view, const std::vector<uint32_t> & key_idxs);
     void load_all(const LayerView & view);
