@@ -2,7 +2,10 @@
 
 import numpy as np
 
+import hobbit_py
+from hobbit_py._host import _core
 from hobbit_py.simulate import Trace
+from hobbit_py.simulate.replay import Replayed
 
 
 def random_trace(
@@ -54,3 +57,18 @@ def random_trace(
         lo_part_bytes=part_bytes // 4 * has_lo,
         **trained,
     )
+
+
+def assert_agrees(llama: hobbit_py.Llama, trace: Trace, simulated: Replayed) -> None:
+    """What a model did, and holds now, is what the replay of its trace says."""
+    stats = llama.stats()
+    assert stats.n_hits_hi + stats.n_hits_lo == simulated.n_hits.sum()
+    assert stats.n_misses_hi == simulated.n_misses_hi.sum()
+    assert stats.n_misses_lo == simulated.n_misses_lo.sum()
+    assert stats.n_evictions == simulated.n_evictions
+    assert stats.read_bytes == simulated.miss_bytes.sum()
+    assert llama._engine is not None
+    for precision in (_core.Precision.hi, _core.Precision.lo):
+        for layer in range(len(trace.n_expert)):
+            row = llama._engine.residency(layer, precision)
+            assert row == simulated.residency[int(precision), layer, : len(row)].tolist()

@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     model = Model.read(options.model)
     texts = [text.read_bytes() for text in options.text]
-    settings: dict[str, Any] = {} if options.hi_above is None else {"policy": WeightThresholds(options.hi_above)}
+    mixed: dict[str, Any] = {} if options.hi_above is None else {"policy": WeightThresholds(options.hi_above)}
     if options.lo_share is not None:
-        settings["lo_share"] = options.lo_share
+        mixed["lo_share"] = options.lo_share
 
     def load(share: int, **settings: Any) -> hobbit_py.Llama:  # noqa: ANN401
         vram = model.expert_bytes * share // 100
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Reference(windows.n_scored, llama.n_vocab()) as reference:
             evaluate(llama, windows, record=reference)
             llama.close()
-            llama = load(share, precision="mixed", lo=options.lo, **settings)
+            llama = load(share, precision="mixed", lo=options.lo, **mixed)
             found = evaluate(llama, windows, against=reference)
             llama.close()
         stats, divergence = found.stats, found.divergence

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import ModelFactory, eval_logits, make_prompt
+from traces import assert_agrees
 
 import hobbit_py
 from hobbit_py._host import _core
@@ -37,20 +38,6 @@ WINDOWS = Windows(tuple(tuple(make_prompt(N_TOKENS // 2, seed)) for seed in (1, 
 def replayed(trace: Trace, memory_bytes: int, name: str, precision: PrecisionPolicy | None, share: float) -> Replayed:
     replay = make_replay(trace, memory_bytes, eviction_policy(name), precision, share)
     return run_replay(trace, replay, guesses_of(trace, Preset("none", eviction="lru")))
-
-
-def assert_agrees(llama: hobbit_py.Llama, trace: Trace, simulated: Replayed) -> None:
-    stats = llama.stats()
-    assert stats.n_hits_hi + stats.n_hits_lo == simulated.n_hits.sum()
-    assert stats.n_misses_hi == simulated.n_misses_hi.sum()
-    assert stats.n_misses_lo == simulated.n_misses_lo.sum()
-    assert stats.n_evictions == simulated.n_evictions
-    assert stats.read_bytes == simulated.miss_bytes.sum()
-    assert llama._engine is not None
-    for precision in (_core.Precision.hi, _core.Precision.lo):
-        for layer in range(len(trace.n_expert)):
-            row = llama._engine.residency(layer, precision)
-            assert row == simulated.residency[int(precision), layer, : len(row)].tolist()
 
 
 @pytest.mark.parametrize("name", BUILT_INS)

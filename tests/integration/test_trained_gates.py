@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from support import N_CTX, ModelFactory, StockReference, eval_logits, make_prompt
+from traces import assert_agrees
 
 import hobbit_py
-from hobbit_py._host import _core
 from hobbit_py.bundled import bundled_model, sample_text
 from hobbit_py.evaluate import Windows
 from hobbit_py.policies import HORIZONS, Prefetch, eviction_policy
@@ -21,11 +21,10 @@ from hobbit_py.policies.eviction import NextUse
 from hobbit_py.policies.eviction.base import Probabilities
 from hobbit_py.policies.presets import DEFAULT, PRESETS, Preset
 from hobbit_py.predict import GateMap, TrainedGates, gates_path, save_gates
-from hobbit_py.simulate import Trace
 from hobbit_py.simulate.judge import replay_preset
 from hobbit_py.simulate.predictions import guesses_of, recall_by_distance
 from hobbit_py.simulate.record import record_trace
-from hobbit_py.simulate.replay import Replayed, all_slots_bytes, make_replay, run_replay
+from hobbit_py.simulate.replay import all_slots_bytes, make_replay, run_replay
 from hobbit_py.train_predictor import train_predictor
 
 N_TOKENS = 48
@@ -108,20 +107,6 @@ def test_a_device_tier_has_them_too(tiny_model: ModelFactory, stock_reference: S
     assert recall[0] > 0
 
 
-def assert_agrees(llama: hobbit_py.Llama, trace: Trace, simulated: Replayed) -> None:
-    stats = llama.stats()
-    assert stats.n_hits_hi + stats.n_hits_lo == simulated.n_hits.sum()
-    assert stats.n_misses_hi == simulated.n_misses_hi.sum()
-    assert stats.n_misses_lo == simulated.n_misses_lo.sum()
-    assert stats.n_evictions == simulated.n_evictions > 0
-    assert stats.read_bytes == simulated.miss_bytes.sum()
-    assert llama._engine is not None
-    for precision in (_core.Precision.hi, _core.Precision.lo):
-        for layer in range(len(trace.n_expert)):
-            row = llama._engine.residency(layer, precision)
-            assert row == simulated.residency[int(precision), layer, : len(row)].tolist()
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_replays_as_it_ran(tiny_model: ModelFactory, tmp_path: Path, name: str) -> None:
     """Nothing is read ahead, which depends on time: the eviction policy is told of the next token all the same."""
@@ -134,6 +119,7 @@ def test_every_preset_replays_as_it_ran(tiny_model: ModelFactory, tmp_path: Path
         assert trace.is_trained == (PRESETS[name].eviction == "next-use")
         simulated = replay_preset(trace, replace(PRESETS[name], predictor="none", prefers_trained=False), CAPACITY)
         assert_agrees(llama, trace, simulated)
+        assert simulated.n_evictions > 0
 
 
 def test_what_next_use_is_told_changes_what_goes(tiny_model: ModelFactory, tmp_path: Path) -> None:
