@@ -64,39 +64,43 @@ def search(
         max_loss: See `Measured.is_within`; 0.01 for 1%.
         margins: Of rerouting, ever wider ones; none: nothing is rerouted.
     """
-    measured: list[Measured] = []
+    found: dict[Candidate, Measured] = {}
+
+    def measured(candidate: Candidate) -> Measured:
+        if candidate not in found:
+            found[candidate] = measure(candidate)
+        return found[candidate]
 
     def within(candidate: Candidate) -> bool:
-        measured.append(measure(candidate))
-        return measured[-1].is_within(max_loss)
+        return measured(candidate).is_within(max_loss)
+
+    def fastest() -> Measured:
+        # Of candidates that would take equally long, the one that reads least.
+        allowed = [m for m in found.values() if m.is_within(max_loss)]
+        return min(allowed, key=lambda m: (m.time_ratio, m.bytes_ratio))
 
     first, end = 0, len(frontier)
     while first < end:
         middle = (first + end) // 2
-        within(frontier[middle])
-        if measured[-1].expected_loss <= max_loss:
+        if measured(frontier[middle]).expected_loss <= max_loss:
             end = middle
         else:
             first = middle + 1
-    for candidate in frontier[first:]:
-        if any(m.is_within(max_loss) for m in measured if m.candidate == candidate):
-            break
-        if all(m.candidate != candidate for m in measured) and within(candidate):
-            break
+    while first < len(frontier) and not within(frontier[first]):
         first += 1
     if first == len(frontier):
-        return None, measured
+        return None, list(found.values())
     for tilt in TILTS[1:]:
         within(replace(frontier[first], tilt=tilt))
-    found = _fastest(measured, max_loss).candidate
-    for wait_above in wait_ladder(hi_ladder, found.hi_above):
-        if within(replace(found, wait_above=wait_above)):
+    best = fastest().candidate
+    for wait_above in wait_ladder(hi_ladder, best.hi_above):
+        if within(replace(best, wait_above=wait_above)):
             break
-    best = _fastest(measured, max_loss).candidate
+    best = fastest().candidate
     for skip_below in skip_ladder:
         if skip_below < best.hi_above and not within(replace(best, skip_below=skip_below)):
             break
-    best = _fastest(measured, max_loss).candidate
+    best = fastest().candidate
     behind = (replace(best, hi_above=c.hi_above, lo_share=c.lo_share) for c in frontier[first + 1 : first + 3])
     for candidate in (best, *behind):
         n_within = 0
@@ -106,7 +110,7 @@ def search(
             n_within += 1
         if n_within:
             break
-    return _fastest(measured, max_loss), measured
+    return fastest(), list(found.values())
 
 
 def wait_ladder(hi_ladder: Sequence[float], hi_above: float) -> list[float]:
@@ -279,11 +283,6 @@ def _check_rerouting(open_llama: Callable[..., Llama]) -> None:
         llama.eval([0])
     finally:
         llama.close()
-
-
-def _fastest(measured: list[Measured], max_loss: float) -> Measured:
-    """Of candidates that would take equally long, the one that reads least."""
-    return min((m for m in measured if m.is_within(max_loss)), key=lambda m: (m.time_ratio, m.bytes_ratio))
 
 
 def _token_s(speeds: Speeds, evaluation: Evaluation) -> float:
