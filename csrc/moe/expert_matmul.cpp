@@ -15,8 +15,13 @@ constexpr uint64_t max_workspace_bytes = 64 << 20;
 // as efficient and needs no workspace for slots that are not involved.
 constexpr uint32_t max_rows_together = 64;
 
+// ggml has other kernels for more rows of one expert, which round differently. A token uses an expert once.
+constexpr int64_t max_kernel_tokens = 7;
+
 constexpr int     tensors_per_product = 10;
 constexpr int64_t index_arrays        = 3; // of a product, each with an index for every row
+static_assert(kernel_product_tensors <= tensors_per_product);
+static_assert(sizeof(kernels::InputBlock) <= kernels::block_weights * sizeof(float)); // scratch has room for floats
 
 bool is_consecutive(const std::vector<int32_t> & v) {
     for (size_t i = 1; i < v.size(); ++i) {
@@ -66,6 +71,14 @@ bool ExpertMatmul::can_add_whole(const LayerView & view, const LayerStep & step,
     return n_rows * weights.n_slots(class_idx) * row_list_bytes <= max_workspace_bytes;
 }
 
+bool ExpertMatmul::has_kernel(const LayerView & view, Precision precision) const {
+    return view.n_tokens() <= max_kernel_tokens &&
+           std::any_of(view.nodes.begin(), view.nodes.end(), [&](const ExpertNode & node) {
+               const PartShape & shape = shape_of(view, node, precision);
+               return kernel_for(backend_, shape.type, shape.n_in) != nullptr;
+           });
+}
+
 void ExpertMatmul::clear_rows(const ExpertNode & node, const std::vector<uint32_t> & rows) {
     // Each call waits for the device. All other rows are computed later.
     if (!ggml_backend_buffer_is_host(node.node->buffer) && !rows.empty()) {
@@ -99,7 +112,8 @@ Status ExpertMatmul::make_room(InnerGraph & graph, const ExpertNode & node) {
     const ggml_tensor * output  = node.node;
     const int64_t       n_rows  = static_cast<int64_t>(rows_.size());
     const size_t        n_bytes = static_cast<size_t>(n_rows * (input->ne[0] + output->ne[0])) * sizeof(float) + 256;
-    if (graph.has_room(tensors_per_product, index_arrays * n_rows) && n_bytes <= scratch_.n_bytes()) {
+    if (graph.has_room(tensors_per_product, index_arrays * n_rows + kernel_product_extra_values) &&
+        n_bytes <= scratch_.n_bytes()) {
         return {};
     }
     if (Status status = graph.compute(); !status.ok()) {
@@ -284,6 +298,11 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, co
         return Status::error(std::string("cannot gather rows for ") + node.node->name + ": unexpected memory layout");
     }
 
+    if (const auto * kernel = kernel_for(backend_, weights->type, n_in); kernel && n_tokens <= max_kernel_tokens) {
+        add_by_kernel(graph, node, *kernel, weights);
+        return {};
+    }
+
     // One token's shared input row serves every expert as it is.
     const bool    shared_row = broadcast && n_tokens == 1;
     ggml_tensor * gathered;
@@ -338,6 +357,29 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, co
     set->data          = output->data;
     graph.add_made(set);
     return {};
+}
+
+// Reads the input's rows and writes the output's where they are.
+void ExpertMatmul::add_by_kernel(InnerGraph & graph, const ExpertNode & node, const kernels::RowKernel & kernel,
+                                 ggml_tensor * weights) {
+    const ggml_tensor * input  = node.node->src[1];
+    const ggml_tensor * output = node.node;
+    const int64_t       n_used = output->ne[1], n_tokens = output->ne[2];
+    const bool          broadcast = input->ne[1] == 1;
+
+    output_rows_.assign(rows_.begin(), rows_.end());
+    indices_.resize(broadcast && n_tokens == 1 ? 1 : rows_.size()); // one input for all, or each row's
+    for (size_t i = 0; i < indices_.size(); ++i) {
+        indices_[i] = static_cast<int32_t>(broadcast ? rows_[i] / n_used : rows_[i]);
+    }
+    ggml_tensor * inputs = graph.tensor_over(GGML_TYPE_F32, input->ne[0], (broadcast ? 1 : n_used) * n_tokens, 1,
+                                             input->buffer, input->data);
+    inputs->nb[1]        = broadcast ? input->nb[2] : input->nb[1];
+    ggml_tensor * outputs =
+        graph.tensor_over(GGML_TYPE_F32, output->ne[0], n_used * n_tokens, 1, output->buffer, output->data);
+    const auto at = align_up(reinterpret_cast<uintptr_t>(scratch_.data()), 64);
+    add_kernel_product(graph, kernel, weights, inputs, outputs, {ids_, output_rows_, indices_}, scratch_.buffer(),
+                       reinterpret_cast<char *>(at));
 }
 
 } // namespace hobbit

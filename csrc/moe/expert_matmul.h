@@ -2,11 +2,13 @@
 //
 // The inner device's own MUL_MAT_ID does the arithmetic. All rows of an expert go through one node, so each expert sees
 // the batch it would see in stock llama.cpp: kernels that depend on the number of rows are chosen alike, and the
-// results are bit-identical.
+// results are bit-identical. Where there is a kernel of ours (kernel_nodes.h) it multiplies a few rows, to the same
+// bits.
 #pragma once
 
 #include "moe/expert_weights.h"
 #include "moe/inner_graph.h"
+#include "moe/kernel_nodes.h"
 #include "moe/layer_step.h"
 
 #include <functional>
@@ -16,11 +18,15 @@ namespace hobbit {
 
 class ExpertMatmul {
   public:
-    explicit ExpertMatmul(ggml_backend_t backend) : scratch_(backend) {}
+    explicit ExpertMatmul(ggml_backend_t backend) : backend_(backend), scratch_(backend) {}
 
     // Whether add_whole() can take the layer: no expert is skipped, all are in slots of one class, and a workspace,
     // which grows with slots x rows, stays small.
     static bool can_add_whole(const LayerView & view, const LayerStep & step, const ExpertWeights & weights);
+
+    // Whether add_rows() multiplies the layer's copies of a precision by a kernel of ours, which is faster than the
+    // node.
+    bool has_kernel(const LayerView & view, Precision precision) const;
 
     // The whole node over the slots of its layer's class, with `slot_ids` instead of its own ids. REQUIRES: room in
     // `graph`.
@@ -58,6 +64,8 @@ class ExpertMatmul {
                        uint32_t n_padded);
     void   append_rows(const LayerStep & step, uint32_t key_idx, int32_t id);
     void   pad_rows(uint32_t n_padded);
+    void   add_by_kernel(InnerGraph & graph, const ExpertNode & node, const kernels::RowKernel & kernel,
+                         ggml_tensor * weights);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 
     // Makes the tensor of a product's weights.
@@ -67,10 +75,12 @@ class ExpertMatmul {
     // One product for rows_ with experts ids_: `n_each` of them are a token, and differ in their expert.
     Status add_product(InnerGraph & graph, const ExpertNode & node, const MakeWeights & make_weights, uint32_t n_each);
 
+    ggml_backend_t        backend_;
     DeviceScratch         scratch_; // gathered input and unscattered output of one product
     std::vector<uint32_t> rows_;
     std::vector<int32_t>  ids_;
     std::vector<int32_t>  indices_;
+    std::vector<int32_t>  output_rows_;
 };
 
 } // namespace hobbit

@@ -220,7 +220,8 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     step_.load_all(view_);
     weights_.emplace(*view_.model, step_.loaded(), every_lease_);
     ahead_.read(view_, step_, gates_, trained_, reads_);
-    return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_)
+    return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_) &&
+                   !matmul_.has_kernel(view_, weights_->key(0).precision)
                ? add_resident(graph, first_idx, *weights_)
                : compute_arriving(graph, first_idx);
 }

@@ -21,13 +21,14 @@ MAY_INCLUDE = {
     "predict": {"loader", "cache", "policy"},
     "tier": {"cache", "policy"},
     "feedback": set(),
-    "moe": {"predict", "loader", "tier", "cache", "policy"},
+    "kernels": set(),
+    "moe": {"predict", "loader", "tier", "cache", "policy", "kernels"},
     "device": {"moe"},
     "engine": {"io", "cache", "policy", "store", "loader", "predict", "tier", "moe", "device"},
     "bindings": {"io", "cache", "policy", "store", "loader", "predict", "tier", "moe", "device", "engine", "feedback"},
 }
 # ggml's types stop below these: what they hold can be tested without it.
-WITHOUT_GGML = {"base", "io", "cache", "policy", "loader", "predict", "tier", "feedback"}
+WITHOUT_GGML = {"base", "io", "cache", "policy", "loader", "predict", "tier", "feedback", "kernels"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 
 
