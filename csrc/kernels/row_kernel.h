@@ -16,7 +16,7 @@ namespace hobbit::kernels {
 
 constexpr int64_t block_weights = 256;
 
-// 256 inputs, in the order in which both types store weights: quants[i] has inputs 32 i .. 32 i + 31 and
+// 256 inputs, in the order in which Q2_K and Q3_K store weights: quants[i] has inputs 32 i .. 32 i + 31 and
 // 128 + 32 i .. 128 + 32 i + 31.
 struct alignas(64) InputBlock {
     int8_t  quants[4][64];
@@ -37,5 +37,6 @@ struct RowKernel {
 // nullptr: this processor lacks what the kernels need.
 const RowKernel * q2_k_kernel();
 const RowKernel * q3_k_kernel();
+const RowKernel * iq4_xs_kernel();
 
 } // namespace hobbit::kernels

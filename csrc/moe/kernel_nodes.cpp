@@ -64,7 +64,16 @@ const RowKernel * kernel_for(ggml_backend_t backend, ggml_type type, int64_t n_i
         n_in % block_weights != 0) {
         return nullptr;
     }
-    return type == GGML_TYPE_Q2_K ? kernels::q2_k_kernel() : type == GGML_TYPE_Q3_K ? kernels::q3_k_kernel() : nullptr;
+    switch (type) {
+    case GGML_TYPE_Q2_K:
+        return kernels::q2_k_kernel();
+    case GGML_TYPE_Q3_K:
+        return kernels::q3_k_kernel();
+    case GGML_TYPE_IQ4_XS:
+        return kernels::iq4_xs_kernel();
+    default:
+        return nullptr;
+    }
 }
 
 void add_kernel_product(InnerGraph & graph, const RowKernel & kernel, ggml_tensor * weights, ggml_tensor * inputs,

@@ -66,6 +66,7 @@ std::vector<Case> cases() {
     for (const int64_t n_in : {256, 768, 2048}) {
         all.push_back({GGML_TYPE_Q2_K, q2_k_kernel(), n_in});
         all.push_back({GGML_TYPE_Q3_K, q3_k_kernel(), n_in});
+        all.push_back({GGML_TYPE_IQ4_XS, iq4_xs_kernel(), n_in});
     }
     return all;
 }
@@ -114,11 +115,13 @@ TEST_CASE("products of any bytes are ggml's, bit for bit") {
         for (char & byte : rows) {
             byte = static_cast<char>(random());
         }
-        const size_t n_block_bytes = ggml_type_size(c.type);
-        const size_t n_halves      = c.type == GGML_TYPE_Q2_K ? 2 : 1;
-        for (size_t end = n_block_bytes; end <= rows.size(); end += n_block_bytes) {
-            for (size_t i = 1; i <= n_halves; ++i) {
-                rows[end - 2 * i + 1] = static_cast<char>(random() % 0x40); // below 2, positive
+        // Where a block has its own scales, in half precision.
+        const std::vector<size_t> scale_bytes = c.type == GGML_TYPE_Q2_K   ? std::vector<size_t>{80, 82}
+                                                : c.type == GGML_TYPE_Q3_K ? std::vector<size_t>{108}
+                                                                           : std::vector<size_t>{0};
+        for (size_t block = 0; block < rows.size(); block += ggml_type_size(c.type)) {
+            for (const size_t at : scale_bytes) {
+                rows[block + at + 1] = static_cast<char>(random() % 0x40); // below 2, positive
             }
         }
         const auto inputs = random_values(static_cast<size_t>(c.n_in), 1.0F, 11);
