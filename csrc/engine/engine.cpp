@@ -323,6 +323,7 @@ void Engine::set_router_filter(const RouterFilterOptions & options) {
     make_router_filter(options); // or throws
     experts_.router_filter = options;
     experts_.router_filter_version++;
+    experts_.prefetch_version++;
 }
 
 uint64_t Engine::gate_bank_bytes() const {

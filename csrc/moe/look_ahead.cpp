@@ -42,8 +42,9 @@ LookAhead::Needs LookAhead::begin_pass(ModelExperts * model, const ggml_tensor *
             options.horizon = "fixed";
             options.depth   = 1;
         }
-        planner_     = std::make_unique<PrefetchPlanner>(options, model->predictor_model, model->predictor_shared,
-                                                         *model->layouts, model->prediction_counts);
+        planner_ = std::make_unique<PrefetchPlanner>(
+            options, model->predictor_model, model->predictor_shared, *model->layouts, model->prediction_counts,
+            model->tier == nullptr ? make_router_filter(model->router_filter) : nullptr);
         planned_for_ = model;
         version_     = model->prefetch_version;
     }

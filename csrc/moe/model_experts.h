@@ -68,7 +68,7 @@ struct ModelExperts {
     // What is read ahead, and on whose word. Set between graphs.
     PrefetchOptions  prefetch;
     PredictorShared  predictor_shared;
-    uint64_t         prefetch_version = 0; // changes with the two
+    uint64_t         prefetch_version = 0; // changes with the two, and with router_filter
     uint64_t         sequence         = 0; // changes when a new one begins; set between graphs
     PredictorModel   predictor_model;
     PredictionCounts prediction_counts;

@@ -1,8 +1,10 @@
 #include "predict/prefetch_planner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace hobbit {
 
@@ -15,10 +17,11 @@ constexpr double ne_alpha    = 0.05;
 } // namespace
 
 PrefetchPlanner::PrefetchPlanner(const PrefetchOptions & options, const PredictorModel & model,
-                                 const PredictorShared & shared, const CopyLayouts & layouts, PredictionCounts & counts)
+                                 const PredictorShared & shared, const CopyLayouts & layouts, PredictionCounts & counts,
+                                 std::unique_ptr<RouterFilter> filter)
     : kind_(horizon_kind(options.horizon)), depth_(options.depth), model_(model), layouts_(layouts),
-      predictor_(make_predictor(options.predictor, model, shared)), controller_(1), bets_(model.n_expert.size()),
-      counts_(counts), record_(shared.record) {
+      predictor_(make_predictor(options.predictor, model, shared)), controller_(1), filter_(std::move(filter)),
+      bets_(model.n_expert.size()), counts_(counts), record_(shared.record) {
     place_.resize(model_.n_expert.size());
     for (size_t i = 0; i < model_.n_expert.size(); i++) {
         if (model_.n_expert[i] > 0) {
@@ -230,14 +233,32 @@ uint32_t PrefetchPlanner::n_candidates(const float * row) const {
     return n;
 }
 
+// Of ids_, all experts by falling weight: the first are then those that the layer will select as it looks now.
+void PrefetchPlanner::apply_filter(const FindResident & find_resident, uint16_t layer_idx, const float * row) {
+    const auto n_expert = static_cast<uint32_t>(ids_.size());
+    scores_.resize(n_expert);
+    std::transform(row, row + n_expert, scores_.begin(), [](float weight) { return std::log(weight); });
+    resident_.resize(n_expert);
+    find_resident(layer_idx, ids_.data(), n_expert, resident_.data());
+    resident_of_.resize(n_expert);
+    for (uint32_t i = 0; i < n_expert; i++) {
+        resident_of_[static_cast<size_t>(ids_[i])] = resident_[i];
+    }
+    filter_->select(layer_idx, scores_.data(), resident_of_.data(), n_expert, model_.n_used, ids_.data());
+}
+
 // One token: its likeliest experts, each in the copy that the precision policy would pick if the guess is right.
 bool PrefetchPlanner::add_row(const FindResident & find_resident, const PrecisionPolicy & precision,
                               const PredictionTarget & target, const float * row, float nearness) {
-    const uint32_t max_n = std::min(target.n_expert, 2 * model_.n_used);
+    const bool     is_filtered = filter_ != nullptr && kind_ != HorizonKind::expertflow;
+    const uint32_t max_n       = std::min(target.n_expert, 2 * model_.n_used);
     ids_.resize(target.n_expert);
     std::iota(ids_.begin(), ids_.end(), 0);
-    std::partial_sort(ids_.begin(), ids_.begin() + max_n, ids_.end(),
+    std::partial_sort(ids_.begin(), is_filtered ? ids_.end() : ids_.begin() + max_n, ids_.end(),
                       [row](int32_t a, int32_t b) { return row[a] > row[b] || (row[a] == row[b] && a < b); });
+    if (is_filtered) {
+        apply_filter(find_resident, target.layer_idx, row);
+    }
     ids_.resize(max_n);
     uint32_t n = n_candidates(row);
     n_experts_ += ne_alpha * (static_cast<double>(n) - n_experts_);

@@ -5,6 +5,7 @@
 #include "loader/loader.h"
 #include "policy/eviction.h"
 #include "policy/precision.h"
+#include "policy/router_filter.h"
 #include "predict/horizon.h"
 #include "predict/prediction_record.h"
 #include "predict/predictor.h"
@@ -51,9 +52,11 @@ struct PredictionCounts {
 // One a context, used by its thread.
 class PrefetchPlanner {
   public:
-    // `layouts` and `counts` are borrowed. Throws std::invalid_argument for unknown names.
+    // `layouts` and `counts` are borrowed. `filter` is one of the kind that acts on the model's routers: what it will
+    // give up for a resident expert is not guessed; nullptr: none. Throws std::invalid_argument for unknown names.
     PrefetchPlanner(const PrefetchOptions & options, const PredictorModel & model, const PredictorShared & shared,
-                    const CopyLayouts & layouts, PredictionCounts & counts);
+                    const CopyLayouts & layouts, PredictionCounts & counts,
+                    std::unique_ptr<RouterFilter> filter = nullptr);
 
     // How many layers ahead such gates should be given for; 0: they are not used.
     uint32_t n_gate_layers(Gates gates) const { return predictor_->gates() == gates ? depth_ : 0; }
@@ -92,19 +95,21 @@ class PrefetchPlanner {
     bool add_row(const FindResident & find_resident, const PrecisionPolicy & precision, const PredictionTarget & target,
                  const float * row, float nearness);
     uint32_t n_candidates(const float * row) const;
+    void     apply_filter(const FindResident & find_resident, uint16_t layer_idx, const float * row);
 
-    HorizonKind                kind_;
-    uint32_t                   depth_;
-    PredictorModel             model_;
-    const CopyLayouts &        layouts_;
-    std::unique_ptr<Predictor> predictor_;
-    StepController             controller_;
-    uint64_t                   n_late_ = 0, n_wasted_ = 0; // of the loader, when they were last looked at
-    double                     n_experts_ = 0;             // N_e, mean
-    std::vector<uint16_t>      moe_layers_;
-    std::vector<size_t>        place_; // [layer] in moe_layers_
-    uint16_t                   layer_idx_ = 0;
-    uint32_t                   n_tokens_  = 0;
+    HorizonKind                         kind_;
+    uint32_t                            depth_;
+    PredictorModel                      model_;
+    const CopyLayouts &                 layouts_;
+    std::unique_ptr<Predictor>          predictor_;
+    StepController                      controller_;
+    const std::unique_ptr<RouterFilter> filter_;
+    uint64_t                            n_late_ = 0, n_wasted_ = 0; // of the loader, when they were last looked at
+    double                              n_experts_ = 0;             // N_e, mean
+    std::vector<uint16_t>               moe_layers_;
+    std::vector<size_t>                 place_; // [layer] in moe_layers_
+    uint16_t                            layer_idx_ = 0;
+    uint32_t                            n_tokens_  = 0;
     std::vector<std::array<Bet, PredictionCounts::max_distance>> bets_; // [layer]
     PredictionCounts &                                           counts_;
     std::shared_ptr<PredictionRecord>                            record_;    // nullptr: nothing is recorded
@@ -112,9 +117,10 @@ class PrefetchPlanner {
     std::vector<int32_t>                                         selected_;  // of the layer at work, for the record
 
     std::vector<float>       rows_;
+    std::vector<float>       scores_;
     std::vector<int32_t>     ids_;
     std::vector<float>       weights_;
-    std::vector<Resident>    resident_;
+    std::vector<Resident>    resident_, resident_of_; // by place in ids_, and by expert
     std::vector<Choice>      choices_;
     std::vector<Guess>       guesses_;
     std::vector<ExpectedUse> expected_; // layer by layer

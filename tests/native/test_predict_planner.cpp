@@ -32,9 +32,9 @@ struct Plan {
     PrefetchPlanner  planner;
     GateLogits       gates;
 
-    explicit Plan(const PrefetchOptions & options, bool has_lo = false)
+    explicit Plan(const PrefetchOptions & options, bool has_lo = false, const RouterFilterOptions & filter = {})
         : tiny(four_layers(has_lo)), bench(tiny, everything_fits()), model{tiny.n_expert(), 2},
-          planner(options, model, {}, tiny.layouts, counts) {
+          planner(options, model, {}, tiny.layouts, counts, make_router_filter(filter)) {
         gates.n_tokens = 1;
         gates.of_layer.resize(4, nullptr);
     }
@@ -106,6 +106,21 @@ TEST_CASE("guesses are wanted in the copy that the precision policy would choose
     CHECK(plan.at(0, *make_thresholds(0.0f, 0.0f, false)).size() == 2);
     plan.bench.loader.clear();
     CHECK(plan.at(0, *make_thresholds(0.0f, 0.0f, false)) == std::vector<ExpertKey>{hi(1, 2)}); // the other is skipped
+}
+
+TEST_CASE("what a router filter will give up is not guessed") {
+    const std::vector<float> near_tie = {0, 0, 4, 0, 2.9f, 3, 0, 0}; // expert 5 before 4
+    Plan                     plan({"stacked-gates", "fixed", 1}, false, {"substitute", 0.5f, 1});
+    Plan                     unfiltered({"stacked-gates", "fixed", 1});
+    for (Plan * p : {&plan, &unfiltered}) {
+        p->gates.of_layer[1] = near_tie.data();
+        CHECK(p->at(0) == std::vector<ExpertKey>{hi(1, 2), hi(1, 5)}); // none is resident
+        p->make_resident(1, {4});
+    }
+    CHECK(unfiltered.at(0) == std::vector<ExpertKey>{hi(1, 2), hi(1, 5)});
+    CHECK(plan.at(0) == std::vector<ExpertKey>{hi(1, 2), hi(1, 4)});
+    plan.make_resident(1, {5});
+    CHECK(plan.at(0) == std::vector<ExpertKey>{hi(1, 2), hi(1, 5)}); // nothing to be gained
 }
 
 TEST_CASE("what is resident may be another's to say") {
