@@ -52,7 +52,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
             one beside the model, `<model>.lo-*.gguf`.
         lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
-            `mixed.default_lo_share`.
+            `mixed.default_lo_share`. 1 on a GPU, without a policy: nothing but lo copies is used, as it is by default
+            with fine ones (`mixed.wants_lo_alone`).
         policy: Decides in mixed mode which copy of an expert a token gets; an object, or a name of
             `hobbit_py.policies.registry`, where other packages may add theirs. None: the thresholds that `hobbit tune`
             found for this model, else those of `mixed.default_policy`.

@@ -12,7 +12,7 @@ from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, WeightThresholds
 from .tune import Tuning, load_tuning
 
 DEFAULT_TILT = 0.25
-MIN_LO_BITS_ALONE = 4.0  # a weight: what lo copies must have to serve every expert unasked
+MIN_LO_BITS_ALONE = 4.5  # a weight
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def wants_lo_alone(
     """Whether a GPU without room for every expert as in the model shall use their lo copies alone.
 
     It then holds about twice as many experts or all of them, and copies those that it lacks in half of the time. Lo
-    copies of four bits and more lose little even so (docs/gpu.md); with coarser ones, or where thresholds were tuned,
-    only if all memory is asked for lo copies. Who gives a policy wants it obeyed.
+    copies of four and a half bits a weight lose little even so (docs/gpu.md); with coarser ones, or where thresholds
+    were tuned, only if all memory is asked for lo copies. Who gives a policy wants it obeyed.
 
     Args:
         model_paths: Files of the model.

@@ -197,12 +197,12 @@ def test_with_more_memory_lo_copies_get_no_more_than_is_of_use(pair: tuple[Path,
 @pytest.mark.parametrize(
     ("min_lo_bits", "given", "is_wanted"),
     [
-        (4.25, {}, True),
-        (3.4375, {}, False),
-        (3.4375, {"lo_share": 1.0}, True),
-        (4.25, {"lo_share": 0.9}, False),
-        (4.25, {"policy": WeightThresholds(0.5)}, False),
-        (4.25, {"policy": WeightThresholds(0.5), "lo_share": 1.0}, False),
+        (4.5, {}, True),
+        (4.25, {}, False),
+        (4.25, {"lo_share": 1.0}, True),
+        (4.5, {"lo_share": 0.9}, False),
+        (4.5, {"policy": WeightThresholds(0.5)}, False),
+        (4.5, {"policy": WeightThresholds(0.5), "lo_share": 1.0}, False),
     ],
     ids=str,
 )
@@ -214,8 +214,8 @@ def test_when_lo_copies_serve_alone(
     if is_tuned:
         save_tuning([model], lo, TUNING)
     keywords = {"policy": None, "lo_share": None} | given
-    is_open = not given
-    assert wants_lo_alone([str(model)], lo, min_lo_bits, **keywords) == (is_wanted and not (is_tuned and is_open))
+    is_overruled = is_tuned and not given
+    assert wants_lo_alone([str(model)], lo, min_lo_bits, **keywords) == (is_wanted and not is_overruled)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000], ids=lambda c: repr(c[:4]))

@@ -29,7 +29,7 @@ ERROR_SHARE = 0.25  # of tok/s, beside what is not known of the reuse
 _DEFAULT_SHARES = (0.25, 0.5, 0.75, 1.0)
 _ROUND_BYTES = 64 << 20
 _LO_CANDIDATES = ("Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
-_HELD_TYPES = ("Q6_K", "Q5_K", "Q4_K", "IQ4_XS")  # of lo copies that a GPU uses alone
+_HELD_TYPES = ("Q6_K", "Q5_K", "Q4_K")  # of lo copies that a GPU uses alone
 _WORTH_PACKING = 1.15  # of exact mode's speed
 _NEARLY_AS_FAST = 0.9
 
