@@ -116,6 +116,8 @@ void bind_engine(py::module_ & m) {
         .def_property_readonly("dense_bytes", [](const Engine & e) { return e.store().dense_bytes(); })
         .def_property_readonly("expert_bytes", [](const Engine & e) { return e.store().expert_bytes(); })
         .def_property_readonly("lo_expert_bytes", &Engine::lo_expert_bytes)
+        .def_property_readonly("min_lo_bits", &Engine::min_lo_bits,
+                               "Bits a weight of the lo copies' coarsest matrix; 0: there are none.")
         .def_property_readonly("token_slot_bytes", &Engine::token_slot_bytes,
                                "Slots for one token's experts of one layer, every size class counted.")
         .def_property_readonly(
@@ -159,11 +161,16 @@ void bind_engine(py::module_ & m) {
             "ended; no path: not a read.")
         .def("set_device_memory", &Engine::set_device_memory, py::arg("options"),
              py::call_guard<py::gil_scoped_release>())
-        .def("fill_device_memory", &Engine::fill_device_memory, py::call_guard<py::gil_scoped_release>())
+        .def("fill_device_memory", &Engine::fill_device_memory, py::arg("precision"),
+             py::call_guard<py::gil_scoped_release>())
         .def("set_spare_threads", &Engine::set_spare_threads, py::arg("n_threads"))
         .def("set_host_compute", &Engine::set_host_compute, py::arg("host_compute"))
-        .def_property_readonly("all_device_bytes", &Engine::all_device_bytes,
-                               "Slots on the device for every expert in hi.")
+        .def_property_readonly(
+            "all_device_bytes", [](const Engine & e) { return e.all_device_bytes(Precision::hi); },
+            "Slots on the device for every expert in hi.")
+        .def_property_readonly(
+            "all_lo_device_bytes", [](const Engine & e) { return e.all_device_bytes(Precision::lo); },
+            "Slots on the device for every expert in lo.")
         .def("device_bytes", &Engine::device_bytes, py::arg("options"))
         .def_property_readonly("has_tier", [](Engine & e) { return e.tier() != nullptr; })
         .def_property_readonly("device_expert_bytes", &Engine::device_expert_bytes, "Slots on the device.")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <numeric>
 
 namespace hobbit {
 
@@ -55,7 +56,7 @@ CopyLayouts make_layouts(const std::vector<CopySpec> & specs, uint64_t align,
         uint64_t   slot_bytes = 0;
         layout.n_expert       = spec.n_expert;
         shape.precision       = spec.precision;
-        shape.slot_multiple   = spec.slot_multiple;
+        shape.slot_multiple   = std::lcm(spec.slot_multiple, align);
         for (const CopySpec::Part & part : spec.parts) {
             layout.parts.push_back(place(part, slot_bytes, align));
             shape.regions.push_back(region(part, align));
@@ -68,7 +69,7 @@ CopyLayouts make_layouts(const std::vector<CopySpec> & specs, uint64_t align,
             shapes.push_back(shape);
             SizeClass size_class;
             size_class.precision  = spec.precision;
-            size_class.slot_bytes = (slot_bytes + spec.slot_multiple - 1) / spec.slot_multiple * spec.slot_multiple;
+            size_class.slot_bytes = (slot_bytes + shape.slot_multiple - 1) / shape.slot_multiple * shape.slot_multiple;
             out.classes.push_back(size_class);
         }
         SizeClass & size_class = out.classes[class_idx];

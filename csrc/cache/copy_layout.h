@@ -33,6 +33,14 @@ struct CopyLayout {
     }
 };
 
+// The slots of all of a layer's experts in one precision, consecutive and in order, where these are there to stay.
+struct HeldSlots {
+    int32_t   first_idx = -1; // -1: there are none
+    Precision precision = Precision::hi;
+
+    explicit operator bool() const { return first_idx >= 0; }
+};
+
 // Slots of one size. Layers with equal region sizes share a class, hence compete for its slots.
 struct SizeClass {
     Precision precision  = Precision::hi;
@@ -53,7 +61,7 @@ struct CopySpec {
         uint64_t device_bytes  = 0; // what a device wants allocated for it, padding included
     };
     std::vector<Part> parts;
-    uint64_t          slot_multiple = 1; // slots are a multiple of this apart: GPU kernels count in blocks of a type
+    uint64_t slot_multiple = 1; // slots are a multiple of this apart too: GPU kernels count in blocks of a type
 };
 
 struct CopyLayouts {

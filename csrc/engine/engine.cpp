@@ -138,8 +138,6 @@ void Engine::describe_layers() {
             spec.precision = precision;
             spec.n_expert  = layer.n_expert;
             spec.n_used    = n_expert_used_;
-            // A CPU multiplies by slots wherever they are.
-            spec.slot_multiple = is_gpu ? drive_alignment : 1;
             if (experts_.layers.size() <= layer.layer_idx) {
                 experts_.layers.resize(layer.layer_idx + 1u);
             }
@@ -147,6 +145,7 @@ void Engine::describe_layers() {
             shapes.n_expert      = layer.n_expert;
             for (const ExpertMatrix & m : layer.matrices) {
                 ggml_tensor matrix{};
+                // A CPU multiplies by slots wherever they are.
                 spec.slot_multiple = is_gpu ? std::lcm(spec.slot_multiple, ggml_type_size(m.type)) : 1;
                 matrix.type        = m.type;
                 matrix.ne[0]       = m.n_in;
@@ -256,16 +255,28 @@ void Engine::set_device_memory(const TierOptions & options) {
     experts_.tier         = tier_.get();
 }
 
-void Engine::fill_device_memory() {
-    if (Status status = fill_tier(*loader_, *tier_); !status.ok()) {
+void Engine::fill_device_memory(Precision precision) {
+    if (Status status = fill_tier(*loader_, *tier_, precision); !status.ok()) {
         throw StoreError(status.message());
     }
 }
 
-uint64_t Engine::all_device_bytes() const {
+double Engine::min_lo_bits() const {
+    double bits = 0.0;
+    for (const ExpertLayer & layer : has_lo() ? lo_store_->layers() : std::vector<ExpertLayer>()) {
+        for (const ExpertMatrix & m : layer.matrices) {
+            const double of_matrix = 8.0 * static_cast<double>(m.expert_bytes) /
+                                     (static_cast<double>(m.n_in) * static_cast<double>(m.n_out));
+            bits                   = bits == 0.0 ? of_matrix : std::min(bits, of_matrix);
+        }
+    }
+    return bits;
+}
+
+uint64_t Engine::all_device_bytes(Precision precision) const {
     uint64_t bytes = 0;
     for (const SizeClass & c : device_layouts_.classes) {
-        bytes += c.precision == Precision::hi ? c.slot_bytes * c.n_copies : 0;
+        bytes += c.precision == precision ? c.slot_bytes * c.n_copies : 0;
     }
     return bytes;
 }

@@ -44,6 +44,7 @@ class Engine {
     const CopyLayouts & layouts() const { return layouts_; }
     bool                has_lo() const { return lo_store_ != nullptr; }
     uint64_t            lo_expert_bytes() const { return has_lo() ? lo_store_->expert_bytes() : 0; }
+    double              min_lo_bits() const; // bits a weight of the lo copies' coarsest matrix; 0: there are none
     uint32_t            n_expert_used() const { return n_expert_used_; }
 
     // For llama_model_params: devices, tensor_buft_overrides; and the FILE* to load from, valid until close_stream().
@@ -62,14 +63,15 @@ class Engine {
     // being computed. Throws std::bad_alloc, std::invalid_argument.
     void         set_device_memory(const TierOptions & options);
     DeviceTier * tier() { return tier_.get(); }
-    // Where every expert has a slot on the device: brings them all there. Throws StoreError for a failed read.
-    void fill_device_memory();
+    // Where every expert has a slot on the device in this precision: brings them all there. Throws StoreError for a
+    // failed read.
+    void fill_device_memory(Precision precision);
     // Of the threads that compute, to be left to reads while those are waited for. To be called between graphs.
     void set_spare_threads(int n_threads) { experts_.n_spare_threads = n_threads; }
     // Whether the host may multiply by experts that are not on the device. REQUIRES: no graph is being computed.
     void set_host_compute(bool host_compute) { experts_.host_compute = host_compute; }
-    // Memory on the device for every expert in hi, and what `options` take of it in all.
-    uint64_t all_device_bytes() const;
+    // Memory on the device for every expert in one precision, and what `options` take of it in all.
+    uint64_t all_device_bytes(Precision precision) const;
     uint64_t device_bytes(const TierOptions & options) const;
     uint64_t device_expert_bytes() const; // slots made
 

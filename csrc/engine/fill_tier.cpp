@@ -23,13 +23,13 @@ SharedStep read_expert(Loader & loader, DeviceTier & tier, ExpertKey key, const 
 
 } // namespace
 
-Status fill_tier(Loader & loader, DeviceTier & tier) {
-    const std::vector<CopyLayout> & layers = tier.layouts().layouts[static_cast<int>(Precision::hi)];
+Status fill_tier(Loader & loader, DeviceTier & tier, Precision precision) {
+    const std::vector<CopyLayout> & layers = tier.layouts().layouts[static_cast<int>(precision)];
     for (uint16_t layer_idx = 0; layer_idx < layers.size(); layer_idx++) {
         std::vector<uint32_t> part_order(layers[layer_idx].parts.size());
         std::iota(part_order.begin(), part_order.end(), 0u);
         for (uint16_t expert_idx = 0; expert_idx < layers[layer_idx].n_expert; expert_idx++) {
-            const ExpertKey   key{layer_idx, expert_idx, Precision::hi};
+            const ExpertKey   key{layer_idx, expert_idx, precision};
             const SharedStep  step             = read_expert(loader, tier, key, part_order);
             const std::byte * parts[max_parts] = {};
             if (!step->leases()[0].slot) {

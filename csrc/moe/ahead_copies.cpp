@@ -31,7 +31,7 @@ void AheadCopies::plan_prompt(const LayerView & view) {
     is_planned_                = true;
     const ModelExperts & model = *view.model;
     const uint16_t       next  = next_layer(model, view.layer_idx);
-    if (next == model.layers.size() || model.tier->fixed_slot(next) >= 0 ||
+    if (next == model.layers.size() || model.tier->held(next) ||
         model.layouts->of({next, 0, Precision::hi}).parts.size() != view.part_order.size()) {
         return;
     }
@@ -40,15 +40,18 @@ void AheadCopies::plan_prompt(const LayerView & view) {
                                           on_device.of({view.layer_idx, 0, Precision::hi}).class_idx) {
         return; // its places are in slots that may not have been borrowed yet
     }
-    const uint32_t       n_expert = model.layers[next].n_expert;
+    // A prompt is served in hi where there are slots for that, nearly.
+    const bool      in_lo = !model.tier->has_slots(next, Precision::hi) && model.tier->has_slots(next, Precision::lo);
+    const Precision precision = in_lo ? Precision::lo : Precision::hi;
+    const uint32_t  n_expert  = model.layers[next].n_expert;
     std::vector<int32_t> expert_idxs(n_expert);
     std::iota(expert_idxs.begin(), expert_idxs.end(), 0);
     std::vector<Resident> resident(n_expert);
     model.tier->find_resident(next, expert_idxs.data(), n_expert, resident.data());
     std::vector<ExpertKey> keys;
     for (uint16_t i = 0; i < n_expert; i++) {
-        if (resident[i] != Resident::hi) {
-            keys.push_back({next, i, Precision::hi});
+        if (resident[i] != (in_lo ? Resident::lo : Resident::hi)) {
+            keys.push_back({next, i, precision});
         }
     }
     plan(view, keys);

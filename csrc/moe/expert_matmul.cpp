@@ -98,11 +98,11 @@ void ExpertMatmul::add_whole(InnerGraph & graph, const ExpertNode & node, const 
 }
 
 void ExpertMatmul::add_in_order(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                                const CopyLayouts & layouts, const WeightArea & first) {
-    const CopyLayout & layout     = layouts.of({view.layer_idx, 0, Precision::hi});
+                                const CopyLayouts & layouts, Precision precision, const WeightArea & first) {
+    const CopyLayout & layout     = layouts.of({view.layer_idx, 0, precision});
     const uint64_t     slot_bytes = layouts.classes[layout.class_idx].slot_bytes;
     graph.add_over(node.node,
-                   weights_at(graph, shape_of(view, node, Precision::hi), layout.n_expert, slot_bytes, first,
+                   weights_at(graph, shape_of(view, node, precision), layout.n_expert, slot_bytes, first,
                               layout.parts[node.part_idx].data_offset),
                    nullptr);
 }

@@ -32,10 +32,10 @@ class ExpertMatmul {
     // `graph`.
     static void add_whole(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
                           const ExpertWeights & weights, Precision precision, ggml_tensor * slot_ids);
-    // The whole node, with its own ids, over slots that hold the layer's hi experts in order: as many as the layer has,
+    // The whole node, with its own ids, over slots that hold the layer's experts in order: as many as the layer has,
     // back to back from `first` on. Those that the node does not select need not be there.
     static void add_in_order(InnerGraph & graph, const ExpertNode & node, const LayerView & view,
-                             const CopyLayouts & layouts, const WeightArea & first);
+                             const CopyLayouts & layouts, Precision precision, const WeightArea & first);
 
     // Adds the rows of some experts: gathered from the node's input, multiplied, scattered into its output. Computes
     // `graph` on the way if it is full. REQUIRES: the part of every expert is there; what computes the node's input was

@@ -134,9 +134,8 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
             model = view_.model;
             model->counters.n_tokens += view_.n_tokens();
         }
-        if (const int32_t slot_idx = view_.model->loader != nullptr ? view_.model->held_slot(view_.layer_idx) : -1;
-            slot_idx >= 0) {
-            add_in_order(graph, i, slot_idx);
+        if (const HeldSlots held = model->loader != nullptr ? model->held(view_.layer_idx) : HeldSlots(); held) {
+            add_in_order(graph, i, held);
         } else {
             if (Status status = compute_to_router(); !status.ok()) {
                 return status;
@@ -227,24 +226,27 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
 }
 
 // All experts of the layer lie in order: the router's ids serve as they are.
-void GraphRunner::add_in_order(ggml_cgraph * graph, int first_idx, int32_t first_slot) {
+void GraphRunner::add_in_order(ggml_cgraph * graph, int first_idx, HeldSlots held) {
     const ModelExperts & model     = *view_.model;
     const bool           has_tier  = model.tier != nullptr;
     const CopyLayouts &  layouts   = has_tier ? model.tier->layouts() : *model.layouts;
-    const uint32_t       class_idx = layouts.of({view_.layer_idx, 0, Precision::hi}).class_idx;
+    const uint32_t       class_idx = layouts.of({view_.layer_idx, 0, held.precision}).class_idx;
     WeightArea           first     = has_tier ? model.device_arena->area(class_idx)
                                               : model.host_area(model.loader->arena(static_cast<int32_t>(class_idx)));
-    first.data += static_cast<uint64_t>(first_slot) * layouts.classes[class_idx].slot_bytes;
+    first.data += static_cast<uint64_t>(held.first_idx) * layouts.classes[class_idx].slot_bytes;
     auto next = view_.nodes.begin();
     for (int i = first_idx; i < view_.end_idx; ++i) {
         if (next != view_.nodes.end() && next->node_idx == i) {
-            ExpertMatmul::add_in_order(inner_, *next, view_, layouts, first);
+            ExpertMatmul::add_in_order(inner_, *next, view_, layouts, held.precision, first);
             ++next;
         } else {
             inner_.add(ggml_graph_node(graph, i));
         }
     }
     ++view_.model->counters.n_layer_steps;
+    if (held.precision == Precision::lo) {
+        view_.model->counters.n_pairs_lo += uint64_t{view_.n_used()} * view_.n_tokens();
+    }
 }
 
 // Nothing is computed here: the layer's nodes join the run that ends at the next router. The step stays open, so its

@@ -49,7 +49,7 @@ class GraphRunner {
     void   begin_pass(ggml_cgraph * graph);
     void   set_inner_threads(int n_threads);
     Status compute_layer(ggml_cgraph * graph);
-    void   add_in_order(ggml_cgraph * graph, int first_idx, int32_t first_slot);
+    void   add_in_order(ggml_cgraph * graph, int first_idx, HeldSlots held);
     Status add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights);
     void   end_layer();
     void   tend_to_layer();

@@ -14,7 +14,7 @@ bool holds_layers(const ModelExperts & model) {
         if (model.layers[i].n_expert == 0) {
             continue;
         }
-        if (const bool is_held = model.held_slot(i) >= 0; is_held || model.tier == nullptr) {
+        if (const auto is_held = static_cast<bool>(model.held(i)); is_held || model.tier == nullptr) {
             return is_held; // a loader has all or none
         }
     }

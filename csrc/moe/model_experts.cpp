@@ -17,14 +17,17 @@ alignas(64) std::byte buffer_anchor[64];
 ModelExperts::ModelExperts() : host_buffer(ggml_backend_cpu_buffer_from_ptr(buffer_anchor, sizeof(buffer_anchor))) {}
 ModelExperts::~ModelExperts() = default;
 
-int32_t ModelExperts::held_slot(uint16_t layer_idx) const {
+HeldSlots ModelExperts::held(uint16_t layer_idx) const {
     if (is_recorded()) {
-        return -1;
+        return {};
     }
     if (tier != nullptr) {
-        return tier->fixed_slot(layer_idx);
+        return tier->held(layer_idx);
     }
-    return loader->holds_all() ? static_cast<int32_t>(layouts->of({layer_idx, 0, Precision::hi}).first_idx) : -1;
+    if (!loader->holds_all()) {
+        return {};
+    }
+    return {static_cast<int32_t>(layouts->of({layer_idx, 0, Precision::hi}).first_idx), Precision::hi};
 }
 
 void ModelExperts::set_error(const Status & error) {

@@ -83,9 +83,9 @@ struct ModelExperts {
     bool is_recorded() const {
         return route_log != nullptr || importance != nullptr || predictor_shared.record != nullptr;
     }
-    // Where a layer's hi experts are where it computes for good, in order, and need not be asked for: the slot of the
-    // first one. -1: they are not. REQUIRES: a loader.
-    int32_t held_slot(uint16_t layer_idx) const;
+    // Where a layer's experts are where it computes for good, in order, and need not be asked for. None: they are not.
+    // REQUIRES: a loader.
+    HeldSlots held(uint16_t layer_idx) const;
     // Memory of the loader's, for ggml, which has no tensors of const data.
     WeightArea host_area(const std::byte * data) const { return {host_buffer.get(), const_cast<std::byte *>(data)}; }
 

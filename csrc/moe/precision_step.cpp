@@ -13,6 +13,11 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     const uint32_t n_expert = view.model->layers[view.layer_idx].n_expert;
     const uint32_t n_used   = view.n_used();
     any_skipped_            = false;
+    if (view.model->tier != nullptr && view.model->tier->held(view.layer_idx).precision == Precision::lo) {
+        choice_of_.assign(n_expert, Choice::lo); // all there is
+        view.model->counters.n_pairs_lo += ids.size();
+        return;
+    }
     // An architecture whose weights are not recognised runs exact.
     if (policy.is_exact() || view.weights == nullptr || !view.model->layouts->has(view.layer_idx, Precision::lo)) {
         choice_of_.assign(n_expert, Choice::hi);

@@ -94,7 +94,7 @@ Status StagedLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner) 
         if (Status status = bring(*next, inner); !status.ok()) {
             return status;
         }
-        ExpertMatmul::add_in_order(inner, *next, *view_, tier.layouts(), area);
+        ExpertMatmul::add_in_order(inner, *next, *view_, tier.layouts(), Precision::hi, area);
         added_.push_back(next->part_idx);
         ++next;
     }

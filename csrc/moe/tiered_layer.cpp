@@ -124,9 +124,10 @@ std::vector<ExpertKey> TieredLayer::expect(const std::vector<ExpertKey> & keys) 
 }
 
 // A layer of one token in mixed precision: hi rows are one product, which mostly waits for no copy, and lo rows another
-// behind it, over resident and copied ones alike.
+// behind it, over resident and copied ones alike. With no slots for hi copies lo rows are all there is, as a rule.
 bool TieredLayer::can_be_parted() const {
-    return view_->n_tokens() == 1 && !view_->model->tier->shape().has_ring() &&
+    const DeviceTier & tier = *view_->model->tier;
+    return view_->n_tokens() == 1 && !tier.shape().has_ring() && tier.has_slots(view_->layer_idx, Precision::hi) &&
            weights_->layouts().has(view_->layer_idx, Precision::lo);
 }
 

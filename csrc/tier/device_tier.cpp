@@ -183,24 +183,33 @@ void DeviceTier::finish_promotions() {
     }
 }
 
+HeldSlots DeviceTier::find_complete(uint16_t layer_idx, Precision precision) const {
+    if (!layouts_.has(layer_idx, precision)) {
+        return {};
+    }
+    const SlotRef first    = cache_.find({layer_idx, 0, precision});
+    const auto    n_expert = static_cast<uint16_t>(layouts_.of({layer_idx, 0, precision}).n_expert);
+    for (uint16_t expert_idx = 0; expert_idx < n_expert; expert_idx++) {
+        const SlotRef slot = cache_.find({layer_idx, expert_idx, precision});
+        if (!slot || state_of(slot) != SlotState::ready || slot.slot_idx != first.slot_idx + expert_idx) {
+            return {};
+        }
+    }
+    return {first.slot_idx, precision};
+}
+
 void DeviceTier::fix_complete_layers() {
-    MutexLock    lock(mu_);
-    const auto & layers = layouts_.layouts[static_cast<int>(Precision::hi)];
-    fixed_slots_.resize(layers.size(), -1);
-    for (uint16_t layer_idx = 0; layer_idx < layers.size(); layer_idx++) {
-        if (fixed_slots_[layer_idx] >= 0 || layers[layer_idx].n_expert == 0) {
-            continue;
-        }
-        const SlotRef first       = cache_.find({layer_idx, 0, Precision::hi});
-        bool          is_complete = true;
-        for (uint16_t expert_idx = 0; is_complete && expert_idx < layers[layer_idx].n_expert; expert_idx++) {
-            const SlotRef slot = cache_.find({layer_idx, expert_idx, Precision::hi});
-            is_complete = slot && state_of(slot) == SlotState::ready && slot.slot_idx == first.slot_idx + expert_idx;
-        }
-        if (is_complete) {
-            fixed_slots_[layer_idx] = first.slot_idx;
-            for (uint16_t expert_idx = 0; expert_idx < layers[layer_idx].n_expert; expert_idx++) {
-                cache_.pin(cache_.find({layer_idx, expert_idx, Precision::hi}));
+    MutexLock lock(mu_);
+    held_.resize(layouts_.layouts[static_cast<int>(Precision::hi)].size());
+    for (uint16_t layer_idx = 0; layer_idx < held_.size(); layer_idx++) {
+        HeldSlots & held = held_[layer_idx];
+        for (const Precision precision : {Precision::hi, Precision::lo}) {
+            if (held) {
+                break;
+            }
+            held = find_complete(layer_idx, precision);
+            for (uint16_t i = 0; held && i < layouts_.of({layer_idx, 0, precision}).n_expert; i++) {
+                cache_.pin(cache_.find({layer_idx, i, precision}));
             }
         }
     }

@@ -115,6 +115,11 @@ class DeviceTier {
     const CopyLayouts & layouts() const { return layouts_; }
     const TierShape &   shape() const { return shape_; }
     OneUseBuffers one_use(ExpertKey key, uint32_t part_idx) const { return shape_.one_use(layouts_, key, part_idx); }
+    // Whether a layer's copies of this precision can stay on the device.
+    bool has_slots(uint16_t layer_idx, Precision precision) const {
+        return layouts_.has(layer_idx, precision) &&
+               shape_.n_slots[layouts_.of({layer_idx, 0, precision}).class_idx] > 0;
+    }
 
     // Tells the eviction policy what a layer routed.
     void on_route(const Routing & routing);
@@ -142,12 +147,10 @@ class DeviceTier {
     // other, slots are lent, or enough are on their way.
     std::optional<ExpertKey> next_displaced();
 
-    // Layers all of whose hi experts lie in consecutive slots keep them from now on; fixed_slot() tells the first slot,
-    // or -1. Their selected ids need not be known to the host. No slots are lent any more.
-    void    fix_complete_layers();
-    int32_t fixed_slot(uint16_t layer_idx) const {
-        return layer_idx < fixed_slots_.size() ? fixed_slots_[layer_idx] : -1;
-    }
+    // Layers all of whose experts lie in consecutive slots, in hi or else in lo, keep them from now on; held() tells
+    // which. Their selected ids need not be known to the host. No slots are lent any more.
+    void      fix_complete_layers();
+    HeldSlots held(uint16_t layer_idx) const { return layer_idx < held_.size() ? held_[layer_idx] : HeldSlots(); }
 
     void      on_host_work(const HostWork & work);
     void      on_host_unused();
@@ -179,10 +182,12 @@ class DeviceTier {
     bool        evict_lent(uint32_t class_idx) HOBBIT_REQUIRES(mu_);
     bool        any_staged_in_use() const HOBBIT_REQUIRES(mu_);
 
-    const CopyLayouts &  layouts_;
-    const TierShape      shape_;
-    const TierOptions    options_;
-    std::vector<int32_t> fixed_slots_; // [layer]; written before graphs are computed
+    HeldSlots find_complete(uint16_t layer_idx, Precision precision) const HOBBIT_REQUIRES(mu_);
+
+    const CopyLayouts &    layouts_;
+    const TierShape        shape_;
+    const TierOptions      options_;
+    std::vector<HeldSlots> held_; // [layer]; written before graphs are computed
 
     mutable Mutex                               mu_;
     CondVar                                     changed_; // a copy is complete, a buffer free or a slot unpinned

@@ -61,7 +61,7 @@ bool DeviceTier::any_staged_in_use() const {
 }
 
 bool DeviceTier::can_stage(uint16_t layer_idx) const {
-    return fixed_slots_.empty() && shape_.n_staged[layouts_.of({layer_idx, 0, Precision::hi}).class_idx] > 0;
+    return held_.empty() && shape_.n_staged[layouts_.of({layer_idx, 0, Precision::hi}).class_idx] > 0;
 }
 
 uint64_t DeviceTier::staged_offset(uint16_t layer_idx) const {

@@ -79,11 +79,17 @@ def compare_stages(found: npt.NDArray[np.float32], reference: npt.NDArray[np.flo
     )
 
 
-def correctness(options: argparse.Namespace, cases: dict[str, list[str]], model: str, together: int) -> None:
-    """Compares all logits with those of the first case. `together`: tokens decoded in a batch."""
+def correctness(
+    options: argparse.Namespace, cases: dict[str, list[str]], model: str, together: int, stock_model: str | None = None
+) -> None:
+    """Compares all logits with those of the first case.
+
+    `together`: tokens decoded in a batch; `stock_model`: what llama.cpp runs if it is not the same.
+    """
+    stock_model = stock_model or model
     print(
         f"\n{Path(model).name}: logits of a prompt of {N_PROMPT} tokens (in batches of 512) and 64 decoded, {together} "
-        "at a time, against stock with all on the GPU"
+        f"at a time, against stock with all of {Path(stock_model).name} on the GPU"
     )
     with tempfile.TemporaryDirectory() as folder:
         reference = None
@@ -91,7 +97,8 @@ def correctness(options: argparse.Namespace, cases: dict[str, list[str]], model:
             path = Path(folder) / "logits.npy"
             prompt = ["--prompt-file", str(options.prompt_file), "--prompt-tokens", str(N_PROMPT), "--decode", "64"]
             logits_of = ["--logits", str(path), "--together", str(together)]
-            result = run_case([*arguments[:1], model, *prompt, *arguments[1:], *logits_of], options.timeout_s)
+            of_case = stock_model if arguments[0] == "stock" else model
+            result = run_case([*arguments[:1], of_case, *prompt, *arguments[1:], *logits_of], options.timeout_s)
             if "error" in result:
                 print(f"  {name:34} {result['error']}")
                 continue
@@ -143,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model")
     parser.add_argument("--prompt-file", type=Path, required=True)
     parser.add_argument("--lo", action="append", default=[], help="low-precision copy: adds mixed cases (repeatable)")
+    parser.add_argument("--whole-lo", help="model with the first lo copies as its experts (scripts/gpu/whole_lo.py)")
     parser.add_argument("--small", help="model for the comparison of logits (default: the same)")
     parser.add_argument("--shares", default="50,25", help="percent of the experts on the GPU (50,25)")
     parser.add_argument("--decode", type=int, default=160)
@@ -178,6 +186,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         correctness(options, chosen(cases), model, together=1)
         cases = {**stock, "hobbit, all on the GPU": ["hobbit", "--vram", "auto"], **copied}
         correctness(options, chosen(cases), model, together=4)
+        if options.whole_lo is not None:
+            alone = ["hobbit", "--precision", "mixed", "--lo", options.lo[0], "--lo-share", "1", "--expert-vram"]
+            some = str(int(expert_layers(Path(options.lo[0]))[0] * 0.5))
+            for together in (1, 4):
+                cases = {
+                    **stock,
+                    "hobbit, all lo copies": [*alone, str(int(n_bytes * 0.9))],
+                    "hobbit, half of them, all copied": [*alone, some, "--no-host-compute"],
+                    "hobbit, half of them": [*alone, some],
+                }
+                correctness(options, chosen(cases), model, together, options.whole_lo)
     if options.skip_speed:
         return 0
     n_bytes, n_layers = expert_layers(Path(options.model))

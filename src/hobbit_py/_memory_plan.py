@@ -43,6 +43,10 @@ class MemoryPlan:
         if self._whole_process:
             self.loader_options.stream_bytes = 0  # the least that works, until it is known what is left
         self.tier_options = _core.TierOptions()
+        self.held: _core.Precision | None = None
+        """The precision in which a GPU holds every expert, and needs no other copy; after `grant`."""
+        self.is_lo_alone = False
+        """Whether nothing but lo copies is used; after `grant`."""
         self._ring_bytes = engine.device_bytes(self.tier_options) if device.has_tier else 0
 
     def check(self, measure: Callable[[], ContextNeeds], n_output_rows: int) -> None:
@@ -57,21 +61,27 @@ class MemoryPlan:
             needs = self._needs(self._of_host(context), n_output_rows)
             check_budget(self.memory_bytes, needs, self._engine.token_slot_bytes, is_auto=self._is_auto)
 
-    def grant(self, in_use: ContextNeeds, n_output_rows: int, free_vram_bytes: Callable[[], int]) -> None:
-        """Fills in the options' sizes, by what the model and its context hold now."""
+    def grant(
+        self, in_use: ContextNeeds, n_output_rows: int, free_vram_bytes: Callable[[], int], *, lo_alone: bool = False
+    ) -> None:
+        """Fills in the options' sizes, by what the model and its context hold now.
+
+        With `lo_alone` a GPU that has no room for every expert in hi gets no hi copy at all.
+        """
         engine = self._engine
         if self._device.has_tier:
-            self.tier_options.expert_bytes = min(self._expert_vram(in_use, free_vram_bytes), engine.all_device_bytes)
+            self._grant_device(self._expert_vram(in_use, free_vram_bytes), lo_alone=lo_alone)
         if self._granted.expert_memory_bytes is None:
             spare_bytes = max(0, self.memory_bytes - self._needs_now(in_use, n_output_rows).total_bytes)
             self.loader_options.stream_bytes = min(self._max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
             expert_bytes = max(0, self.memory_bytes - self._needs_now(in_use, n_output_rows).total_bytes)
         else:
             expert_bytes = self._granted.expert_memory_bytes
-        if self.all_on_device:
+        if self.held is not None:
             expert_bytes = min(expert_bytes, _N_PASSING_TOKENS * engine.token_slot_bytes)
         # Below a GPU both copies of an expert are of use: which is copied there is decided anew for every miss.
-        most_bytes = engine.all_slots_bytes + (engine.all_lo_slots_bytes if self._device.has_tier else 0)
+        most_bytes = engine.all_lo_slots_bytes if self._device.has_tier else 0
+        most_bytes += 0 if self.is_lo_alone else engine.all_slots_bytes
         self.loader_options.expert_memory_bytes = min(expert_bytes, most_bytes)
 
     def promise(self, in_use: ContextNeeds, n_output_rows: int) -> Promise:
@@ -85,11 +95,6 @@ class MemoryPlan:
             rest_bytes=max(0, needs.process_bytes - loaded_bytes - own_bytes()),
         )
 
-    @property
-    def all_on_device(self) -> bool:
-        """Whether a GPU has a slot for every expert; after `grant`."""
-        return self._device.has_tier and self.tier_options.expert_bytes == self._engine.all_device_bytes
-
     def divide_by_precision(self, lo_share: float, *, is_asked: bool) -> None:
         """Gives lo copies their share of the memory; not `is_asked`: where they are of use. After `grant`."""
         expert_bytes = self.loader_options.expert_memory_bytes
@@ -98,6 +103,22 @@ class MemoryPlan:
         self.loader_options.lo_share = lo_share if is_asked else max(lo_share, left_by_hi)
         # A lo copy comes quickly from RAM, so slots on the device are worth more for hi copies (docs/gpu.md).
         self.tier_options.lo_share = lo_share if is_asked else 0.0
+
+    def _grant_device(self, expert_bytes: int, *, lo_alone: bool) -> None:
+        engine, options = self._engine, self.tier_options
+        options.expert_bytes = min(expert_bytes, engine.all_device_bytes)
+        if options.expert_bytes == engine.all_device_bytes:
+            self.held = _core.Precision.hi
+            return
+        self.is_lo_alone = lo_alone
+        if lo_alone:
+            fewest = _core.TierOptions()
+            fewest.ring_bytes = 0  # buffers for copies of one use: if all is held there are none
+            spared_bytes = max(0, self._ring_bytes - engine.device_bytes(fewest))
+            if engine.all_lo_device_bytes <= expert_bytes + spared_bytes:
+                self.held = _core.Precision.lo
+                options.expert_bytes = engine.all_lo_device_bytes
+                options.ring_bytes = 0 if spared_bytes > 0 else options.ring_bytes
 
     def _expert_vram(self, in_use: ContextNeeds, free_vram_bytes: Callable[[], int]) -> int:
         if self._granted.expert_vram_bytes is not None:

@@ -23,7 +23,7 @@ from .choice import choose
 from .cores import n_spare_cores, n_usable_cores
 from .errors import HobbitError, ModelFileError, UsageError
 from .memory import parse_budget
-from .mixed import check_lo, choose_lo, mixed_settings, tuned_filter
+from .mixed import check_lo, choose_lo, lo_alone_settings, mixed_settings, tuned_filter, wants_lo_alone
 from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import parse_bytes
@@ -52,7 +52,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
             one beside the model, `<model>.lo-*.gguf`.
         lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
-            `mixed.default_lo_share`.
+            `mixed.default_lo_share`. 1 on a GPU, without a policy: nothing but lo copies is used, as it is by default
+            with fine ones (`mixed.wants_lo_alone`).
         policy: Decides in mixed mode which copy of an expert a token gets; an object, or a name of
             `hobbit_py.policies.registry`, where other packages may add theirs. None: the thresholds that `hobbit tune`
             found for this model, else those of `mixed.default_policy`.
@@ -91,6 +92,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     _engine: _core.Engine | None = None
     _keeps_traces = False
+
+    _holds_lo = False
 
     _warm_start = False
 
@@ -236,27 +239,39 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._memory_bytes = plan.memory_bytes
 
         in_use = _host.memory_of(self._ctx)
-        plan.grant(in_use, self._n_output_rows(), partial(_free_bytes, chosen_device.name))
+        plan.grant(
+            in_use,
+            self._n_output_rows(),
+            partial(_free_bytes, chosen_device.name),
+            lo_alone=lo_path is not None
+            and wants_lo_alone(engine.paths, lo_path, engine.min_lo_bits, policy=policy, lo_share=lo_share),
+        )
         promise = plan.promise(in_use, self._n_output_rows())
         if lo_path is not None:
-            settings = mixed_settings(
-                engine.paths,
-                lo_path,
-                engine.n_expert_used,
-                len(engine.n_expert),
-                policy=policy,
-                lo_share=lo_share,
-                memory_share=plan.loader_options.expert_memory_bytes / engine.all_slots_bytes,
-                lo_ratio=engine.all_lo_slots_bytes / engine.all_slots_bytes,
-                has_tier=chosen_device.has_tier,
-                router_filter=router_filter,
+            holds_lo = plan.held == _core.Precision.lo
+            settings = (
+                lo_alone_settings(lo_path, is_held=holds_lo)
+                if plan.is_lo_alone
+                else mixed_settings(
+                    engine.paths,
+                    lo_path,
+                    engine.n_expert_used,
+                    len(engine.n_expert),
+                    policy=policy,
+                    lo_share=lo_share,
+                    memory_share=plan.loader_options.expert_memory_bytes / engine.all_slots_bytes,
+                    lo_ratio=engine.all_lo_slots_bytes / engine.all_slots_bytes,
+                    has_tier=chosen_device.has_tier,
+                    router_filter=router_filter,
+                )
             )
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)
-            plan.divide_by_precision(settings.lo_share, is_asked=lo_share is not None)
+            plan.divide_by_precision(settings.lo_share, is_asked=plan.is_lo_alone or lo_share is not None)
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
+            self._holds_lo = holds_lo
         loader_options = plan.loader_options
-        loader_options.fill = prefetch_settings.predictor != "none" and not plan.all_on_device
+        loader_options.fill = prefetch_settings.predictor != "none" and plan.held is None
         engine.set_host_compute(host_compute)
         evicting = chosen.eviction_for(
             engine.paths, loader_options.expert_memory_bytes, "exact" if lo_path is None else "mixed"
@@ -279,8 +294,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             engine.set_device_memory(plan.tier_options)
         elif may_spare_cores:
             engine.set_spare_threads(n_spare_cores())
-        if plan.all_on_device:
-            engine.fill_device_memory()
+        if plan.held is not None:
+            engine.fill_device_memory(plan.held)
         self._warm_start = warm_start
         if warm_start:
             copies = load_hot_set(self.model_paths)
@@ -317,8 +332,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             skip_renorm: Whether the weights of a token's other experts grow to make up for a skipped one.
 
         Raises:
-            UsageError: `policy` has no `choose` method.
+            UsageError: `policy` has no `choose` method, or a GPU holds all experts in lo and none as in the model.
         """
+        if self._holds_lo:
+            raise UsageError(
+                "All experts are on the GPU in their lo copies and none as in the model, so a policy has nothing to "
+                "choose from; give it as policy when the model is loaded."
+            )
         if self._engine is not None:
             self._engine.set_precision_policy(to_native(policy), skip_renorm)
 

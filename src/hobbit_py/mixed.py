@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
-from .policies import PrecisionPolicy, RouterFilter, WeightThresholds
+from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, WeightThresholds
 from .tune import Tuning, load_tuning
 
 DEFAULT_TILT = 0.25
+MIN_LO_BITS_ALONE = 4.5  # a weight
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,43 @@ def default_lo_share(n_expert_used: int, memory_share: float, lo_ratio: float) -
         lo_ratio: Bytes of a lo copy over those of a hi copy.
     """
     return min(0.25 if n_expert_used <= 2 else 0.45, full_lo_share(memory_share, lo_ratio))
+
+
+def wants_lo_alone(
+    model_paths: Sequence[str],
+    lo: str | os.PathLike[str],
+    min_lo_bits: float,
+    *,
+    policy: PrecisionPolicy | None,
+    lo_share: float | None,
+) -> bool:
+    """Whether a GPU without room for every expert as in the model shall use their lo copies alone.
+
+    It then holds about twice as many experts or all of them, and copies those that it lacks in half of the time. Lo
+    copies of four and a half bits a weight lose little even so (docs/gpu.md); with coarser ones, or where thresholds
+    were tuned, only if all memory is asked for lo copies. Who gives a policy wants it obeyed.
+
+    Args:
+        model_paths: Files of the model.
+        lo: Its lo copy.
+        min_lo_bits: Bits a weight of the lo copy's coarsest matrix.
+        policy: As the user gave it.
+        lo_share: Likewise.
+    """
+    if policy is not None or lo_share is not None:
+        return policy is None and lo_share == 1.0
+    return min_lo_bits >= MIN_LO_BITS_ALONE and load_tuning(model_paths, lo) is None
+
+
+def lo_alone_settings(lo: str | os.PathLike[str], *, is_held: bool) -> MixedSettings:
+    """Of a GPU that uses lo copies alone; `is_held`: all of them are there."""
+    on_gpu = "and all on the GPU, " if is_held else ""
+    return MixedSettings(
+        policy=AlwaysLow(),
+        lo_share=1.0,
+        note=f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}; the loss of that is not known, "
+        f"'hobbit perplexity --against exact' measures it.",
+    )
 
 
 def tuned_filter(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> RouterFilter | None:

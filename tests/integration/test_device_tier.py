@@ -23,7 +23,7 @@ from support import (
 import hobbit_py
 from hobbit_py._host import _core
 from hobbit_py._native_stats import HI
-from hobbit_py.policies import AlwaysLow, WeightThresholds
+from hobbit_py.policies import AlwaysLow, PrecisionPolicy, WeightThresholds
 
 DECODE = make_prompt(8, seed=1)
 
@@ -36,6 +36,7 @@ def tiered_llama(
     host_compute: bool = True,
     lo: Path | None = None,
     lo_share: float | None = None,
+    policy: PrecisionPolicy | None = None,
 ) -> hobbit_py.Llama:
     return hobbit_py.Llama(
         str(path),
@@ -46,6 +47,7 @@ def tiered_llama(
         precision="exact" if lo is None else "mixed",
         lo=lo,
         lo_share=lo_share,
+        policy=policy,
         n_ctx=N_CTX,
         n_threads=1,
         n_threads_batch=1,
@@ -217,9 +219,9 @@ def test_what_is_served_in_lo_is_promoted_in_hi(tiny_model: ModelFactory) -> Non
             expert_vram=arena_bytes(path, ArenaSize.QUARTER),
             expert_memory=2 * arena_bytes(path, ArenaSize.ALL),
             lo=tiny_model("qwen3moe", experts_quant="Q4_0"),
+            policy=AlwaysLow(),
         )
     ) as model:
-        model.set_policy(AlwaysLow())
         deadline = time.monotonic() + 60
         while not all(state == HI for layer in model.residency() for state in layer):  # in the background
             assert time.monotonic() < deadline

@@ -17,6 +17,7 @@ from hobbit_py.bench.stored import StoredBench, bench_path, load_bench, save_ben
 from hobbit_py.pack.gguf_file import open_header
 from hobbit_py.planning import BudgetPlan, Plan
 from hobbit_py.planning.compute import measure_matmul
+from hobbit_py.planning.predict import VramPlan
 
 MIB = 1 << 20
 
@@ -119,6 +120,21 @@ def test_vram_holds_dense_weights_first(tiny_model: ModelFactory) -> None:
     assert much is not None
     assert (little.dense_fits, little.n_slots) == (False, 0)
     assert (much.dense_fits, much.n_slots) == (True, 3 * 16)
+
+
+def test_vram_that_holds_all_experts_as_lo_copies_alone(tiny_model: ModelFactory) -> None:
+    path = tiny_model("qwen3moe", experts_quant="Q8_0")
+
+    def with_vram(n_bytes: int) -> VramPlan:
+        found = plan_of(path, vram=n_bytes).vram
+        assert found is not None
+        return found
+
+    much = with_vram(8 << 30)
+    spent = next(n for n in range(1 << 20, 1 << 28, 1 << 20) if with_vram(n).dense_fits)
+    spent -= with_vram(spent).expert_memory_bytes
+    types = [with_vram(spent + much.expert_memory_bytes * percent // 100).lo_type for percent in (20, 99, 100)]
+    assert types == [None, "Q6_K", None]
 
 
 def test_what_bench_stored_is_used_where_it_belongs(tiny_model: ModelFactory, tmp_path: Path) -> None:

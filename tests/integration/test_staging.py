@@ -263,7 +263,7 @@ def test_layers_of_several_sizes(
 def test_mixed_precision_does_without(tiny_model: ModelFactory) -> None:
     path = tiny_model("qwen3moe")
     lo = tiny_model("qwen3moe", experts_quant="Q4_0")
-    with staged_llama(path, precision="mixed", lo=lo) as model:
+    with staged_llama(path, precision="mixed", lo=lo, lo_share=0.0) as model:
         checked_logits(model, make_prompt(64))
         assert model.stats().n_device_misses > 0
         assert model.stats().n_staged_parts == 0

@@ -208,17 +208,18 @@ TEST_CASE("a layer that is whole and in order is fixed") {
             bench.tier.finish_promotions();
         }
     }
-    CHECK(bench.tier.fixed_slot(0) == -1);
+    CHECK(bench.tier.held(0).first_idx == -1);
     bench.tier.fix_complete_layers();
-    CHECK(bench.tier.fixed_slot(0) == 0);
-    CHECK(bench.tier.fixed_slot(1) == -1); // one is missing
+    CHECK(bench.tier.held(0).first_idx == 0);
+    CHECK(bench.tier.held(1).first_idx == -1); // one is missing
     for (uint16_t e = 0; e < 8; e++) {
         CHECK(bench.is_right({0, e}, SlotRef{0, e}));
     }
     REQUIRE(bench.promote({1, 7}));
     bench.tier.finish_promotions();
     bench.tier.fix_complete_layers();
-    CHECK(bench.tier.fixed_slot(1) == 8);
+    CHECK(bench.tier.held(1).first_idx == 8);
+    CHECK(bench.tier.held(1).precision == Precision::hi);
 }
 
 TEST_CASE("a buffer that was filled ahead goes over to the step that wants it") {

@@ -193,7 +193,7 @@ TEST_CASE("a layer that is there for good is not staged") {
         bench.tier.finish_promotions();
     }
     bench.tier.fix_complete_layers();
-    REQUIRE(bench.tier.fixed_slot(0) == 0);
+    REQUIRE(bench.tier.held(0).first_idx == 0);
     CHECK_FALSE(bench.tier.can_stage(0));
     CHECK_FALSE(bench.tier.can_stage(1));
 }

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from hobbit_py.mixed import (
     full_lo_share,
     mixed_settings,
     tuned_filter,
+    wants_lo_alone,
 )
 from hobbit_py.policies import HI, CachePrior, RouterFilter, Substitute, WeightThresholds
 from hobbit_py.tune import load_tuning, save_tuning, tuning_path
@@ -190,6 +192,30 @@ def test_with_more_memory_lo_copies_get_no_more_than_is_of_use(pair: tuple[Path,
         for memory_share in (0.25, 0.5, 1.0)
     ]
     assert shares == [0.9, full_lo_share(0.5, 0.4), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("min_lo_bits", "given", "is_wanted"),
+    [
+        (4.5, {}, True),
+        (4.25, {}, False),
+        (4.25, {"lo_share": 1.0}, True),
+        (4.5, {"lo_share": 0.9}, False),
+        (4.5, {"policy": WeightThresholds(0.5)}, False),
+        (4.5, {"policy": WeightThresholds(0.5), "lo_share": 1.0}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_tuned", [False, True])
+def test_when_lo_copies_serve_alone(
+    pair: tuple[Path, Path], min_lo_bits: float, given: dict[str, Any], is_wanted: bool, is_tuned: bool
+) -> None:
+    model, lo = pair
+    if is_tuned:
+        save_tuning([model], lo, TUNING)
+    keywords = {"policy": None, "lo_share": None} | given
+    is_overruled = is_tuned and not given
+    assert wants_lo_alone([str(model)], lo, min_lo_bits, **keywords) == (is_wanted and not is_overruled)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000], ids=lambda c: repr(c[:4]))

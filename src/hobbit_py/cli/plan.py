@@ -50,8 +50,9 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     ]
     if plan.vram is not None:
         vram = plan.vram
+        all_in_lo = f", or all of them in lo copies of type {vram.lo_type}" if vram.lo_type else ""
         what = (
-            f"holds the other weights, the context and {vram.n_slots} experts"
+            f"holds the other weights, the context and {vram.n_slots} experts{all_in_lo}"
             if vram.dense_fits
             else "is too small for the other weights and the context"
         )

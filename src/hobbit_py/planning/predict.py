@@ -29,6 +29,7 @@ ERROR_SHARE = 0.25  # of tok/s, beside what is not known of the reuse
 _DEFAULT_SHARES = (0.25, 0.5, 0.75, 1.0)
 _ROUND_BYTES = 64 << 20
 _LO_CANDIDATES = ("Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
+_HELD_TYPES = ("Q6_K", "Q5_K", "Q4_K")  # of lo copies that a GPU uses alone
 _WORTH_PACKING = 1.15  # of exact mode's speed
 _NEARLY_AS_FAST = 0.9
 
@@ -73,6 +74,8 @@ class VramPlan:
     dense_fits: bool
     expert_memory_bytes: int
     n_slots: int
+    lo_type: str | None
+    """The most accurate type of lo copies that all fit, where experts as they are do not; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,9 @@ class _Predictor:
         left_bytes = vram_bytes - memory.dense_bytes - memory.context_bytes - memory.compute_bytes
         expert_bytes = max(0, min(left_bytes, self._needs.all_slots_bytes))
         n_slots = int(expert_bytes / self._needs.all_slots_bytes * self._shape.n_experts)
-        return VramPlan(vram_bytes, left_bytes >= 0, expert_bytes, n_slots)
+        fitting = [name for name in _HELD_TYPES if self._shape.lo_bytes(name) <= expert_bytes]
+        lo_type = fitting[0] if fitting and n_slots < self._shape.n_experts else None
+        return VramPlan(vram_bytes, left_bytes >= 0, expert_bytes, n_slots, lo_type)
 
     def _tok_s(self, read_bytes: float) -> float:
         return 1 / token_s(self._compute_s, self._speed.io_s(read_bytes))
