@@ -62,6 +62,23 @@ HOBBIT_AVX512_VNNI inline GroupScales spread(__m128i scales) {
     return spread_scales;
 }
 
+template <typename Block, float (*multiply_row)(const Block * row, int64_t n_blocks, const InputBlock * inputs)>
+HOBBIT_AVX512_VNNI void multiply_rows(const void * weights, int64_t n_in, int64_t n_rows, const InputBlock * inputs,
+                                      float * outputs) {
+    const int64_t n_blocks = n_in / block_weights;
+    const auto *  row      = static_cast<const Block *>(weights);
+    for (int64_t i = 0; i < n_rows; ++i, row += n_blocks) {
+        outputs[i] = multiply_row(row, n_blocks, inputs);
+    }
+}
+
+template <typename Block, float (*multiply_row)(const Block *, int64_t, const InputBlock *)>
+const RowKernel * kernel_of() {
+    static const RowKernel kernel = {sizeof(Block), quantize_inputs, multiply_rows<Block, multiply_row>};
+    static const bool      runs   = has_avx512_vnni();
+    return runs ? &kernel : nullptr;
+}
+
 } // namespace hobbit::kernels
 
 #endif

@@ -71,22 +71,9 @@ HOBBIT_AVX512_VNNI float multiply_row(const Block * row, int64_t n_blocks, const
     return sum_of(sums);
 }
 
-HOBBIT_AVX512_VNNI void multiply(const void * weights, int64_t n_in, int64_t n_rows, const InputBlock * inputs,
-                                 float * outputs) {
-    const int64_t n_blocks = n_in / block_weights;
-    const auto *  row      = static_cast<const Block *>(weights);
-    for (int64_t i = 0; i < n_rows; ++i, row += n_blocks) {
-        outputs[i] = multiply_row(row, n_blocks, inputs);
-    }
-}
-
 } // namespace
 
-const RowKernel * iq4_xs_kernel() {
-    static const RowKernel kernel = {sizeof(Block), quantize_inputs, multiply};
-    static const bool      runs   = has_avx512_vnni();
-    return runs ? &kernel : nullptr;
-}
+const RowKernel * iq4_xs_kernel() { return kernel_of<Block, multiply_row>(); }
 
 #else
 

@@ -31,8 +31,13 @@ HOBBIT_AVX512_VNNI inline __m128i group_scales_of(const Block & block) {
 template <int I>
 HOBBIT_AVX512_VNNI inline __m512i add_products(__m512i sums, __m512i quants, __m512i high_bits,
                                                const GroupScales & scales, const InputBlock & input) {
-    const __m512i low  = _mm512_and_si512(I == 0 ? quants : _mm512_srli_epi16(quants, 2 * I), _mm512_set1_epi8(3));
-    const __m512i high = I < 2 ? _mm512_slli_epi16(high_bits, 2 - I % 3) : _mm512_srli_epi16(high_bits, I - 2);
+    const __m512i low = _mm512_and_si512(I == 0 ? quants : _mm512_srli_epi16(quants, 2 * I), _mm512_set1_epi8(3));
+    __m512i       high;
+    if constexpr (I < 2) {
+        high = _mm512_slli_epi16(high_bits, 2 - I);
+    } else {
+        high = _mm512_srli_epi16(high_bits, I - 2);
+    }
     // low | (high & 4), in 0 .. 7
     const __m512i weights = _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8(4), 0xf8);
     const __m512i products =
@@ -60,22 +65,9 @@ HOBBIT_AVX512_VNNI float multiply_row(const Block * row, int64_t n_blocks, const
     return sum_of(sums);
 }
 
-HOBBIT_AVX512_VNNI void multiply(const void * weights, int64_t n_in, int64_t n_rows, const InputBlock * inputs,
-                                 float * outputs) {
-    const int64_t n_blocks = n_in / block_weights;
-    const auto *  row      = static_cast<const Block *>(weights);
-    for (int64_t i = 0; i < n_rows; ++i, row += n_blocks) {
-        outputs[i] = multiply_row(row, n_blocks, inputs);
-    }
-}
-
 } // namespace
 
-const RowKernel * q3_k_kernel() {
-    static const RowKernel kernel = {sizeof(Block), quantize_inputs, multiply};
-    static const bool      runs   = has_avx512_vnni();
-    return runs ? &kernel : nullptr;
-}
+const RowKernel * q3_k_kernel() { return kernel_of<Block, multiply_row>(); }
 
 #else
 
