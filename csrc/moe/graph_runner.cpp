@@ -20,8 +20,7 @@ bool has_own_memory(ggml_backend_t backend) {
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : inner_backend_(inner), is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner),
-      matmul_(inner), gates_(inner, make_router_bank(inner)), trained_(inner, make_trained_bank(inner)), reads_(inner),
-      tiered_(inner), staged_(inner) {}
+      matmul_(inner), gates_(inner), reads_(inner), tiered_(inner), staged_(inner) {}
 
 void GraphRunner::set_n_threads(int n_threads) {
     n_threads_ = n_threads;
@@ -89,7 +88,6 @@ Status GraphRunner::compute_run(DeviceReads * reads) {
 // Up to the router; also the end of the layer before, whose experts may go now.
 Status GraphRunner::compute_to_router() {
     gates_.add_product(inner_);
-    trained_.add_product(inner_);
     reads_.clear();
     if (view_.n_tokens() == 1) {
         reads_.want(view_.ids);
@@ -98,7 +96,6 @@ Status GraphRunner::compute_to_router() {
             reads_.want(view_.weights);
         }
         gates_.want(reads_);
-        trained_.want(reads_);
     }
     return compute_run(&reads_);
 }
@@ -113,10 +110,8 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
         if (expert_tensor_of(node, is_expert_buffer_) == nullptr) {
             inner_.add(node);
             gates_.on_node(node);
-            trained_.on_node(node);
             if (!is_gpu_) { // which fuses nodes: there the products come last in the run
                 gates_.add_product(inner_);
-                trained_.add_product(inner_);
             }
             if (filter_.is_selection(node)) {
                 if (Status status = compute_run(); !status.ok()) {
@@ -176,8 +171,8 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
     filter_.begin_graph(model);
     recorder_.begin_graph(model);
     const LookAhead::Needs needs = ahead_.begin_pass(model, tokens, n_tokens);
-    gates_.begin_graph(graph, model, recorder_.more(needs.routers, Gates::routers));
-    trained_.begin_graph(graph, model, recorder_.more(needs.trained, Gates::trained));
+    gates_.routers.begin_graph(graph, model, recorder_.more(needs.routers, Gates::routers));
+    gates_.trained.begin_graph(graph, model, recorder_.more(needs.trained, Gates::trained));
 }
 
 Status GraphRunner::compute_layer(ggml_cgraph * graph) {
@@ -192,11 +187,11 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (Status status = step_.select(view_, reads_); !status.ok()) {
         return status;
     }
-    if (Status status = recorder_.on_layer(view_, step_.ids(), gates_, trained_, reads_); !status.ok()) {
+    if (Status status = recorder_.on_layer(view_, step_.ids(), gates_, reads_); !status.ok()) {
         return status;
     }
     if (step_.is_told()) { // else the loader evicts nothing, and its policy has yet to hear of this layer
-        ahead_.tell_next_token(view_, trained_, reads_);
+        ahead_.tell_next_token(view_, gates_.trained, reads_);
     }
     const int  first_idx = view_.nodes.front().node_idx;
     const bool in_run    = view_.model->importance == nullptr; // what is recorded are the inputs of single nodes
@@ -211,14 +206,14 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
         return tiered_.joins_run() && ExpertMatmul::can_add_whole(view_, step_, tiered_.weights())
                    ? add_resident(graph, first_idx, tiered_.weights())
                    : tiered_.run(graph, first_idx, inner_, matmul_, reads_,
-                                 [this] { ahead_.copy(view_, step_, gates_, trained_, reads_, tiered_); });
+                                 [this] { ahead_.copy(view_, step_, gates_, reads_, tiered_); });
     }
     if (view_.model->tier != nullptr) {
         return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");
     }
     step_.load_all(view_);
     weights_.emplace(*view_.model, step_.loaded(), every_lease_);
-    ahead_.read(view_, step_, gates_, trained_, reads_);
+    ahead_.read(view_, step_, gates_, reads_);
     return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_) &&
                    !matmul_.has_kernel(view_, weights_->key(0).precision)
                ? add_resident(graph, first_idx, *weights_)

@@ -7,8 +7,8 @@
 // batches, StagedLayer for that. Where all of a layer is there for good, the graph is not cut at all.
 #pragma once
 
+#include "moe/both_gates.h"
 #include "moe/expert_matmul.h"
-#include "moe/gates_ahead.h"
 #include "moe/inner_graph.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
@@ -67,9 +67,8 @@ class GraphRunner {
     ExpertMatmul     matmul_;
     LayerView        view_;
     LayerStep        step_;
-    GatesAhead       gates_;   // the routers themselves
-    GatesAhead       trained_; // trained in their place
-    DeviceReads      reads_;   // of the run that ended at the router
+    BothGates        gates_;
+    DeviceReads      reads_; // of the run that ended at the router
     RouterFilterStep filter_;
     RouteRecorder    recorder_;
     LookAhead        ahead_;

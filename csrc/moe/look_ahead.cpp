@@ -79,22 +79,21 @@ void LookAhead::tell_next_token(const LayerView & view, GatesAhead & trained, co
     view.model->loader->on_next_token(view.layer_idx, chances_);
 }
 
-const std::vector<ExpertKey> & LookAhead::plan(const LayerView & view, GatesAhead & routers, GatesAhead & trained,
-                                               const DeviceReads & reads, const FindResident & find_resident) {
+const std::vector<ExpertKey> & LookAhead::plan(const LayerView & view, BothGates & both, const DeviceReads & reads,
+                                               const FindResident & find_resident) {
     const ModelExperts & model  = *view.model;
     PredictionRecord *   record = model.predictor_shared.record.get();
     if (record != nullptr && record->keeps_inputs) {
         record->routers.resize(model.layers.size());
         if (record->routers[view.layer_idx].empty()) {
-            record->routers[view.layer_idx] = routers.router_of(view.layer_idx);
+            record->routers[view.layer_idx] = both.routers.router_of(view.layer_idx);
         }
     }
-    GatesAhead & gates = planner_->n_gate_layers(Gates::trained) > 0 ? trained : routers;
+    GatesAhead & gates = planner_->n_gate_layers(Gates::trained) > 0 ? both.trained : both.routers;
     return planner_->plan(*model.loader, *model.precision_policy, gates.read(view.layer_idx, reads), find_resident);
 }
 
-void LookAhead::read(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
-                     const DeviceReads & reads) {
+void LookAhead::read(const LayerView & view, const LayerStep & step, BothGates & both, const DeviceReads & reads) {
     if (planner_ == nullptr || planned_for_ != view.model) {
         return;
     }
@@ -104,13 +103,13 @@ void LookAhead::read(const LayerView & view, const LayerStep & step, GatesAhead 
         model.loader->prefetch({}, view.part_order); // larger batches need most experts anyway
         return;
     }
-    const std::vector<ExpertKey> & keys = plan(view, routers, trained, reads);
+    const std::vector<ExpertKey> & keys = plan(view, both, reads);
     model.loader->on_predict(view.layer_idx, planner_->expected());
     model.loader->prefetch(keys, view.part_order);
 }
 
-void LookAhead::copy(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
-                     const DeviceReads & reads, TieredLayer & tiered) {
+void LookAhead::copy(const LayerView & view, const LayerStep & step, BothGates & both, const DeviceReads & reads,
+                     TieredLayer & tiered) {
     if (planner_ == nullptr || planned_for_ != view.model || view.n_tokens() > GatesAhead::max_tokens) {
         return;
     }
@@ -120,7 +119,7 @@ void LookAhead::copy(const LayerView & view, const LayerStep & step, GatesAhead 
         model.tier->find_resident(layer_idx, expert_idxs, n, resident);
     };
     planner_->observe(view.layer_idx, step.ids().data(), view.n_used(), view.n_tokens());
-    const std::vector<ExpertKey> absent = tiered.expect(plan(view, routers, trained, reads, find_resident));
+    const std::vector<ExpertKey> absent = tiered.expect(plan(view, both, reads, find_resident));
     if (!absent.empty()) {
         model.loader->prefetch(absent, view.part_order);
     }

@@ -2,7 +2,7 @@
 // memory of its own. Predictor, horizon and filters are the model's to say.
 #pragma once
 
-#include "moe/gates_ahead.h"
+#include "moe/both_gates.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
 #include "moe/tiered_layer.h"
@@ -29,15 +29,14 @@ class LookAhead {
     void tell_next_token(const LayerView & view, GatesAhead & trained, const DeviceReads & reads);
 
     // The layer at work selected what `step` has: reads what those after it will probably want.
-    void read(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
-              const DeviceReads & reads);
+    void read(const LayerView & view, const LayerStep & step, BothGates & both, const DeviceReads & reads);
     // The same for a device: copies it, and reads what is not even in the host's memory.
-    void copy(const LayerView & view, const LayerStep & step, GatesAhead & routers, GatesAhead & trained,
-              const DeviceReads & reads, TieredLayer & tiered);
+    void copy(const LayerView & view, const LayerStep & step, BothGates & both, const DeviceReads & reads,
+              TieredLayer & tiered);
 
   private:
-    const std::vector<ExpertKey> & plan(const LayerView & view, GatesAhead & routers, GatesAhead & trained,
-                                        const DeviceReads & reads, const FindResident & find_resident = {});
+    const std::vector<ExpertKey> & plan(const LayerView & view, BothGates & both, const DeviceReads & reads,
+                                        const FindResident & find_resident = {});
 
     std::unique_ptr<PrefetchPlanner> planner_; // of planned_for_, as of its version; nullptr: nothing is brought ahead
     const ModelExperts *             planned_for_ = nullptr;

@@ -28,8 +28,8 @@ void RouteRecorder::read_weights(const LayerView & view) {
     }
 }
 
-Status RouteRecorder::on_layer(const LayerView & view, const std::vector<int32_t> & ids, GatesAhead & routers,
-                               GatesAhead & trained, const DeviceReads & reads) {
+Status RouteRecorder::on_layer(const LayerView & view, const std::vector<int32_t> & ids, BothGates & gates,
+                               const DeviceReads & reads) {
     if (!is_on_) {
         return {};
     }
@@ -45,8 +45,8 @@ Status RouteRecorder::on_layer(const LayerView & view, const std::vector<int32_t
     log.layer_idxs.insert(log.layer_idxs.end(), view.n_tokens(), view.layer_idx);
     log.expert_idxs.insert(log.expert_idxs.end(), ids.begin(), ids.end());
     log.weights.insert(log.weights.end(), weights_.begin(), weights_.end());
-    const GateLogits & by_routers = routers.read(view.layer_idx, reads);
-    const GateLogits & by_trained = trained.read(view.layer_idx, reads);
+    const GateLogits & by_routers = gates.routers.read(view.layer_idx, reads);
+    const GateLogits & by_trained = gates.trained.read(view.layer_idx, reads);
     for (uint32_t token = 0; token < view.n_tokens(); ++token) {
         add_predictions(view, by_routers, token, {log.predicted_idxs, log.predicted_weights});
         if (is_trained_) {

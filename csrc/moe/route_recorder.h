@@ -2,7 +2,7 @@
 // ones: the logits that GatesAhead has of the layers ahead, as the predictors of these names get them.
 #pragma once
 
-#include "moe/gates_ahead.h"
+#include "moe/both_gates.h"
 #include "moe/layer_view.h"
 #include "moe/route_log.h"
 
@@ -28,8 +28,8 @@ class RouteRecorder {
 
     // The layer selected ids [n_tokens][n_used], and those after it might select what the gates say. REQUIRES:
     // read_weights() was called for it.
-    Status on_layer(const LayerView & view, const std::vector<int32_t> & ids, GatesAhead & routers,
-                    GatesAhead & trained, const DeviceReads & reads);
+    Status on_layer(const LayerView & view, const std::vector<int32_t> & ids, BothGates & gates,
+                    const DeviceReads & reads);
 
   private:
     struct Predictions { // of a log, [row][max_distance][n_used]
