@@ -234,16 +234,10 @@ uint32_t PrefetchPlanner::n_candidates(const float * row) const {
 }
 
 // Of ids_, all experts by falling weight: the first are then those that the layer will select as it looks now.
-void PrefetchPlanner::apply_filter(const FindResident & find_resident, uint16_t layer_idx, const float * row) {
+void PrefetchPlanner::apply_filter(uint16_t layer_idx, const float * row) {
     const auto n_expert = static_cast<uint32_t>(ids_.size());
     scores_.resize(n_expert);
     std::transform(row, row + n_expert, scores_.begin(), [](float weight) { return std::log(weight); });
-    resident_.resize(n_expert);
-    find_resident(layer_idx, ids_.data(), n_expert, resident_.data());
-    resident_of_.resize(n_expert);
-    for (uint32_t i = 0; i < n_expert; i++) {
-        resident_of_[static_cast<size_t>(ids_[i])] = resident_[i];
-    }
     filter_->select(layer_idx, scores_.data(), resident_of_.data(), n_expert, model_.n_used, ids_.data());
 }
 
@@ -254,10 +248,14 @@ bool PrefetchPlanner::add_row(const FindResident & find_resident, const Precisio
     const uint32_t max_n       = std::min(target.n_expert, 2 * model_.n_used);
     ids_.resize(target.n_expert);
     std::iota(ids_.begin(), ids_.end(), 0);
+    if (is_filtered) {
+        resident_of_.resize(target.n_expert);
+        find_resident(target.layer_idx, ids_.data(), target.n_expert, resident_of_.data());
+    }
     std::partial_sort(ids_.begin(), is_filtered ? ids_.end() : ids_.begin() + max_n, ids_.end(),
                       [row](int32_t a, int32_t b) { return row[a] > row[b] || (row[a] == row[b] && a < b); });
     if (is_filtered) {
-        apply_filter(find_resident, target.layer_idx, row);
+        apply_filter(target.layer_idx, row);
     }
     ids_.resize(max_n);
     uint32_t n = n_candidates(row);
@@ -269,7 +267,12 @@ bool PrefetchPlanner::add_row(const FindResident & find_resident, const Precisio
     resident_.resize(n);
     weights_.resize(n);
     choices_.assign(n, Choice::hi);
-    find_resident(target.layer_idx, ids_.data(), n, resident_.data());
+    if (is_filtered) {
+        std::transform(ids_.begin(), ids_.begin() + n, resident_.begin(),
+                       [this](int32_t expert_idx) { return resident_of_[static_cast<size_t>(expert_idx)]; });
+    } else {
+        find_resident(target.layer_idx, ids_.data(), n, resident_.data());
+    }
     float sum = 0.0f;
     for (uint32_t i = 0; i < n; i++) {
         weights_[i] = row[ids_[i]];

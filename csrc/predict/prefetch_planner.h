@@ -95,7 +95,7 @@ class PrefetchPlanner {
     bool add_row(const FindResident & find_resident, const PrecisionPolicy & precision, const PredictionTarget & target,
                  const float * row, float nearness);
     uint32_t n_candidates(const float * row) const;
-    void     apply_filter(const FindResident & find_resident, uint16_t layer_idx, const float * row);
+    void     apply_filter(uint16_t layer_idx, const float * row);
 
     HorizonKind                         kind_;
     uint32_t                            depth_;
