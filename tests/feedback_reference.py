@@ -34,6 +34,13 @@ def best_integer(now: int, effect: Doubles, errors: Doubles, moments: Doubles, l
     return int(np.floor(np.clip(now - effect @ moments @ errors / slope, lowest, highest) + 0.5))
 
 
+def best_level(own: IntegerFormat, now: int, effect: Doubles, errors: Doubles, moments: Doubles) -> int:
+    """Of a weight to which `effect` [n_in] is added with each unit of its level's value."""
+    value = own.level_values[now] - effect @ moments @ errors / (effect @ moments @ effect)
+    distances = [abs(value - level_value) for level_value in own.level_values]
+    return max(level for level, distance in enumerate(distances) if distance == min(distances))
+
+
 def improve_row(own: IntegerFormat, row: Integers, weights: Doubles, moments: Doubles, n_rounds: int) -> Integers:
     """One row's blocks, all of whose columns are in one block of moments [n_in, n_in]."""
     row = replace(
@@ -52,9 +59,9 @@ def improve_row(own: IntegerFormat, row: Integers, weights: Doubles, moments: Do
             step = float(row.supers[block, 0]) * float(row.steps[block, level_idx // own.group])
             if step != 0:
                 effect = np.zeros(len(weights))
-                effect[block * own.block + level_idx] = step
+                effect[block * own.block + level_idx] = step  # of a level's value one more
                 now = int(row.levels[block, level_idx])
-                best = best_integer(now, effect, errors(), moments, 0, own.max_level)
+                best = best_level(own, now, effect, errors(), moments)
                 changed |= best != now
                 row.levels[block, level_idx] = best
         return changed
@@ -65,7 +72,7 @@ def improve_row(own: IntegerFormat, row: Integers, weights: Doubles, moments: Do
             columns = slice(group * own.group, (group + 1) * own.group)
             place = slice(block * own.block + columns.start, block * own.block + columns.stop)
             effect = np.zeros(len(weights))
-            effect[place] = float(row.supers[block, 0]) * (row.levels[block, columns].astype(float) - own.zero)
+            effect[place] = float(row.supers[block, 0]) * np.array(own.level_values)[row.levels[block, columns]]
             now = int(row.steps[block, group])
             if own.min_step < own.max_step:
                 row.steps[block, group] = best_integer(now, effect, errors(), moments, own.min_step, own.max_step)

@@ -1,6 +1,7 @@
 #include "bindings/bindings.h"
 #include "feedback/round_rows.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include <pybind11/numpy.h>
@@ -27,7 +28,7 @@ void round_arrays(const RoundingFormat & format, Array<float> & weights, Array<f
                   std::optional<Array<uint8_t>> & minimums, Array<float> & moments, uint32_t n_rounds) {
     if (weights.ndim() != 2 || format.group < 16 || format.super_block % format.group != 0 ||
         feedback_block % format.super_block != 0 || static_cast<size_t>(weights.shape(1)) % format.super_block != 0 ||
-        super_mins.has_value() != minimums.has_value()) {
+        format.values.empty() || format.values.size() > max_levels || super_mins.has_value() != minimums.has_value()) {
         throw std::invalid_argument("rows that do not fit the format");
     }
     RoundingRows rows;
@@ -45,6 +46,9 @@ void round_arrays(const RoundingFormat & format, Array<float> & weights, Array<f
         rows.super_mins = checked(*super_mins, n / format.super_block, "super_mins");
         rows.minimums   = checked(*minimums, n / format.group, "minimums");
     }
+    if (std::any_of(rows.levels, rows.levels + n, [&](uint8_t level) { return level >= format.values.size(); })) {
+        throw std::invalid_argument("a level that the format has no value for");
+    }
     const float *                moments_data = checked(moments, n_square, "moments");
     const py::gil_scoped_release released;
     round_rows(rows, moments_data, n_rounds);
@@ -57,8 +61,7 @@ void bind_feedback(py::module_ & m) {
         .def(py::init<>())
         .def_readwrite("group", &RoundingFormat::group)
         .def_readwrite("super_block", &RoundingFormat::super_block)
-        .def_readwrite("zero", &RoundingFormat::zero)
-        .def_readwrite("max_level", &RoundingFormat::max_level)
+        .def_readwrite("values", &RoundingFormat::values)
         .def_readwrite("min_step", &RoundingFormat::min_step)
         .def_readwrite("max_step", &RoundingFormat::max_step)
         .def_readwrite("max_minimum", &RoundingFormat::max_minimum);

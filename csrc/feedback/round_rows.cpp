@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <limits>
 
 namespace hobbit {
 
@@ -47,11 +48,33 @@ int32_t nearest(float value, int32_t lowest, int32_t highest) {
     return lowest + static_cast<int32_t>(value - static_cast<float>(lowest) + 0.5F);
 }
 
+// The level whose value is nearest; a number that is none becomes the lowest.
+class NearestLevel {
+  public:
+    explicit NearestLevel(const std::vector<float> & values) {
+        bounds_.fill(std::numeric_limits<float>::infinity());
+        for (size_t i = 1; i < values.size(); ++i) {
+            bounds_[i - 1] = (values[i - 1] + values[i]) / 2.0F;
+        }
+    }
+
+    uint8_t operator()(float value) const {
+        int32_t level = 0;
+        for (size_t i = 0; i + 1 < max_levels; ++i) {
+            level += value >= bounds_[i] ? 1 : 0;
+        }
+        return static_cast<uint8_t>(level);
+    }
+
+  private:
+    std::array<float, max_levels> bounds_; // between a level and the next
+};
+
 // One row within one block of columns, and what its errors do to the products.
 class RowBlock {
   public:
-    RowBlock(const RoundingFormat & format, const float * moments, size_t width)
-        : format_(format), moments_(moments), width_(width) {}
+    RowBlock(const RoundingFormat & format, const NearestLevel & nearest_level, const float * moments, size_t width)
+        : format_(format), nearest_level_(nearest_level), moments_(moments), width_(width) {}
 
     void set(const float * weights, const float * supers, const float * super_mins, uint8_t * levels, int8_t * steps,
              uint8_t * minimums) {
@@ -95,14 +118,15 @@ class RowBlock {
                    : super_mins_[group * format_.group / format_.super_block] * static_cast<float>(minimums_[group]);
     }
 
+    float value_of(size_t column) const { return format_.values[levels_[column]]; }
+
     const float * moments_of(size_t column) const { return moments_ + column * width_; }
 
     // Errors and pulls from the integers as they are; returns e' H e.
     float measure() {
         for (size_t i = 0; i < width_; ++i) {
             const size_t group = i / format_.group;
-            const auto   level = static_cast<float>(static_cast<int32_t>(levels_[i]) - format_.zero);
-            errors_[i]         = step_of(group) * level - minimum_of(group) - weights_[i];
+            errors_[i]         = step_of(group) * value_of(i) - minimum_of(group) - weights_[i];
         }
         for (size_t i = 0; i < width_; ++i) {
             pulls_[i] = dot(moments_of(i), errors_.data(), width_);
@@ -118,11 +142,11 @@ class RowBlock {
                 continue;
             }
             const float   slope = moments_of(i)[i] * step;
-            const int32_t level = levels_[i];
-            const int32_t best  = nearest(static_cast<float>(level) - pulls_[i] / slope, 0, format_.max_level);
-            if (best != level) {
-                levels_[i] = static_cast<uint8_t>(best);
-                add_scaled(pulls_.data(), moments_of(i), step * static_cast<float>(best - level), width_);
+            const float   value = value_of(i);
+            const uint8_t best  = nearest_level_(value - pulls_[i] / slope);
+            if (best != levels_[i]) {
+                levels_[i] = best;
+                add_scaled(pulls_.data(), moments_of(i), step * (value_of(i) - value), width_);
                 changed = true;
             }
         }
@@ -136,7 +160,7 @@ class RowBlock {
             const float  super = supers_[first / format_.super_block];
             if (super != 0.0F && format_.min_step < format_.max_step) {
                 for (size_t i = 0; i < format_.group; ++i) {
-                    effects_[i] = super * static_cast<float>(static_cast<int32_t>(levels_[first + i]) - format_.zero);
+                    effects_[i] = super * value_of(first + i);
                 }
                 const int32_t step = steps_[group];
                 const int32_t best = best_factor(first, step, format_.min_step, format_.max_step);
@@ -186,6 +210,7 @@ class RowBlock {
     }
 
     const RoundingFormat & format_;
+    const NearestLevel &   nearest_level_;
     const float *          moments_; // [width][width]
     size_t                 width_;
     const float *          weights_    = nullptr;
@@ -209,11 +234,13 @@ void round_rows(const RoundingRows & rows, const float * moments, uint32_t n_rou
     const RoundingFormat & format = *rows.format;
     assert(format.group >= feedback_block / max_groups && format.super_block % format.group == 0);
     assert(feedback_block % format.super_block == 0 && rows.n_in % format.super_block == 0);
-    const size_t n_groups = rows.n_in / format.group;
-    const size_t n_supers = rows.n_in / format.super_block;
+    assert(!format.values.empty() && format.values.size() <= max_levels);
+    const NearestLevel nearest_level(format.values);
+    const size_t       n_groups = rows.n_in / format.group;
+    const size_t       n_supers = rows.n_in / format.super_block;
     for (size_t first = 0; first < rows.n_in; first += feedback_block) {
         const size_t width = std::min(feedback_block, rows.n_in - first);
-        RowBlock     block(format, moments, width);
+        RowBlock     block(format, nearest_level, moments, width);
         for (size_t row = 0; row < rows.n_rows; ++row) {
             const size_t super = row * n_supers + first / format.super_block;
             const size_t group = row * n_groups + first / format.group;

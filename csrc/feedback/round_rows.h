@@ -13,20 +13,22 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace hobbit {
+
+constexpr size_t max_levels = 16;
 
 // Columns whose second moments are looked at together; those between two blocks count as 0.
 constexpr size_t feedback_block = 256;
 
-// How a type stores weights: super * step * (level - zero) - super_min * minimum, the two steps by group of weights.
+// How a type stores weights: super * step * values[level] - super_min * minimum, the two steps by group of weights.
 struct RoundingFormat {
-    size_t  group       = 0; // weights with one step and one minimum
-    size_t  super_block = 0; // weights with one super and one super_min; divides feedback_block
-    int32_t zero        = 0;
-    int32_t max_level   = 0; // levels are 0 .. max_level
-    int32_t min_step = 0, max_step = 0;
-    int32_t max_minimum = 0; // minimums are 0 .. max_minimum; 0: the type has none
+    size_t             group       = 0; // weights with one step and one minimum
+    size_t             super_block = 0; // weights with one super and one super_min; divides feedback_block
+    std::vector<float> values;          // of the levels, rising; at most max_levels
+    int32_t            min_step = 0, max_step = 0;
+    int32_t            max_minimum = 0; // minimums are 0 .. max_minimum; 0: the type has none
 };
 
 // The rows of a matrix; integers are changed in place.

@@ -296,8 +296,7 @@ class RoundingFormat:
 
     group: int
     super_block: int
-    zero: int
-    max_level: int
+    values: list[float]
     min_step: int
     max_step: int
     max_minimum: int

@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hobbit_py import _core
 from hobbit_py.pack import feedback
 from hobbit_py.pack.feedback import has_feedback, improve
 from hobbit_py.pack.integers import INTEGER_FORMATS, Integers
@@ -76,7 +77,7 @@ def test_any_integers_are_packed_as_they_are(name: str, seed: int) -> None:
     blocks = quantize(rng.normal(size=(4, 256)).astype(np.float32), kind, None).reshape(-1, kind.block_bytes)
     found = own.unpack(blocks)
     chosen = Integers(
-        levels=rng.integers(0, own.max_level + 1, found.levels.shape).astype(np.uint8),
+        levels=rng.integers(0, len(own.level_values), found.levels.shape).astype(np.uint8),
         steps=rng.integers(own.min_step, own.max_step + 1, found.steps.shape).astype(np.int8),
         minimums=None
         if found.minimums is None
@@ -156,6 +157,18 @@ def test_moments_that_do_not_fit_are_refused() -> None:
     weights = np.ones((2, 64), np.float32)
     with pytest.raises(ValueError, match="moments"):
         improve(quantize(weights, kind, None), kind, weights, np.ones(64 * 63, np.float32))
+
+
+def test_a_level_without_a_value_is_refused() -> None:
+    native = _core.RoundingFormat()
+    native.group, native.super_block, native.values, native.min_step, native.max_step = 32, 32, [-1.0, 1.0], 1, 1
+    levels = np.zeros((1, 32), np.uint8)
+    levels[0, 5] = 2
+    weights, ones = np.ones((1, 32), np.float32), np.ones((1, 1), np.float32)
+    with pytest.raises(ValueError, match="level"):
+        _core.round_rows(
+            native, weights, ones, None, levels, ones.astype(np.int8), None, np.eye(32, dtype=np.float32).reshape(-1), 1
+        )
 
 
 def test_which_types_have_it() -> None:

@@ -39,7 +39,7 @@ def improve(quantized: Bytes, kind: TensorType, weights: Floats, moments: Floats
     levels, steps = np.ascontiguousarray(found.levels), np.ascontiguousarray(found.steps)
     minimums = None if found.minimums is None else np.ascontiguousarray(found.minimums)
     native = _core.RoundingFormat()
-    native.group, native.super_block, native.zero, native.max_level = own.group, own.block, own.zero, own.max_level
+    native.group, native.super_block, native.values = own.group, own.block, list(own.level_values)
     native.min_step, native.max_step, native.max_minimum = own.min_step, own.max_step, own.max_minimum
     _core.round_rows(native, weights, found.supers, found.super_mins, levels, steps, minimums, moments, _N_ROUNDS)
     own.repack(blocks, Integers(levels, steps, minimums, found.supers, found.super_mins))

@@ -1,12 +1,12 @@
 """What a quantised row is made of, for the types whose integers can be chosen once more (feedback.py).
 
-A weight is `super * step * (level - zero) - super_min * minimum`: levels by weight, steps and minimums by group of
-weights, the two supers by block. The layouts are ggml's (ggml-common.h, dequantize_row_*).
+A weight is `super * step * level_values[level] - super_min * minimum`: levels by weight, steps and minimums by group
+of weights, the two supers by block. The layouts are ggml's (ggml-common.h, dequantize_row_*).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +30,14 @@ class Integers:
 
 @dataclass(frozen=True)
 class IntegerFormat:
-    """How one type stores them: `group` weights have one step; the bounds are inclusive.
+    """How one type stores them: `group` weights have one step; `level_values` rise; the bounds are inclusive.
 
     `unpack` reads blocks [n, block bytes]; `repack` writes levels, steps and minimums into such blocks.
     """
 
     group: int
     block: int
-    zero: int
-    max_level: int
+    level_values: Sequence[int]
     min_step: int
     max_step: int
     max_minimum: int
@@ -48,7 +47,7 @@ class IntegerFormat:
     def values(self, integers: Integers) -> Floats:
         """The weights [n, block]."""
         steps = np.repeat(integers.supers * integers.steps, self.group, axis=1)
-        values: Floats = steps * (integers.levels.astype(np.float32) - np.float32(self.zero))
+        values: Floats = steps * np.array(self.level_values, np.float32)[integers.levels]
         if integers.minimums is not None and integers.super_mins is not None:
             values -= np.repeat(integers.super_mins * integers.minimums, self.group, axis=1)
         return values
@@ -151,9 +150,37 @@ def _repack_q4_k(blocks: Bytes, integers: Integers) -> None:
     blocks[:, 16:] = (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).reshape(-1, 128)
 
 
+def _unpack_iq4_xs(blocks: Bytes) -> Integers:
+    nibbles = blocks[:, 8:].reshape(-1, 8, 1, 16) >> np.array([0, 4], np.uint8)[:, np.newaxis] & 15
+    low = (blocks[:, 4:8, np.newaxis] >> np.array([0, 4], np.uint8) & 15).reshape(-1, 8)
+    high = (blocks[:, 2:4, np.newaxis] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(-1, 8)
+    return Integers(
+        levels=nibbles.astype(np.uint8).reshape(-1, 256),
+        steps=(low | high << 4).astype(np.int8) - np.int8(32),
+        minimums=None,
+        supers=_halves(blocks[:, :2]),
+        super_mins=None,
+    )
+
+
+def _repack_iq4_xs(blocks: Bytes, integers: Integers) -> None:
+    nibbles = integers.levels.reshape(-1, 8, 2, 16)
+    blocks[:, 8:] = (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).reshape(-1, 128)
+    steps = (integers.steps + np.int8(32)).astype(np.uint8)
+    pairs = (steps & 15).reshape(-1, 4, 2)
+    blocks[:, 4:8] = pairs[:, :, 0] | pairs[:, :, 1] << 4
+    fours = (steps >> 4).reshape(-1, 2, 4) << np.array([0, 2, 4, 6], np.uint8)
+    blocks[:, 2:4] = np.bitwise_or.reduce(fours, axis=2)
+
+
+# ggml's kvalues_iq4nl: sixteen levels that lie closer together around zero.
+_IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
 INTEGER_FORMATS = {
-    "Q2_K": IntegerFormat(16, 256, 0, 3, 0, 15, 15, _unpack_q2_k, _repack_q2_k),
-    "Q3_K": IntegerFormat(16, 256, 4, 7, -32, 31, 0, _unpack_q3_k, _repack_q3_k),
-    "Q4_0": IntegerFormat(32, 32, 8, 15, 1, 1, 0, _unpack_q4_0, _repack_q4_0),
-    "Q4_K": IntegerFormat(32, 256, 0, 15, 0, 63, 63, _unpack_q4_k, _repack_q4_k),
+    "Q2_K": IntegerFormat(16, 256, range(4), 0, 15, 15, _unpack_q2_k, _repack_q2_k),
+    "Q3_K": IntegerFormat(16, 256, range(-4, 4), -32, 31, 0, _unpack_q3_k, _repack_q3_k),
+    "Q4_0": IntegerFormat(32, 32, range(-8, 8), 1, 1, 0, _unpack_q4_0, _repack_q4_0),
+    "Q4_K": IntegerFormat(32, 256, range(16), 0, 63, 63, _unpack_q4_k, _repack_q4_k),
+    "IQ4_NL": IntegerFormat(32, 32, _IQ4_VALUES, 1, 1, 0, _unpack_q4_0, _repack_q4_0),
+    "IQ4_XS": IntegerFormat(32, 256, _IQ4_VALUES, -32, 31, 0, _unpack_iq4_xs, _repack_iq4_xs),
 }
