@@ -54,6 +54,25 @@ const std::byte * LoadStep::data(uint32_t lease_idx, uint32_t part_idx) const {
 }
 
 Status LoadStep::wait_any(uint32_t part_idx, std::vector<uint32_t> & wanted, std::vector<uint32_t> & arrived) {
+    std::vector<LeasePart> & wanted_parts  = state_->wanted;
+    std::vector<LeasePart> & arrived_parts = state_->arrived;
+    wanted_parts.clear();
+    arrived_parts.clear();
+    for (const uint32_t lease_idx : wanted) {
+        wanted_parts.push_back({lease_idx, part_idx});
+    }
+    const Status status = wait_any(wanted_parts, arrived_parts);
+    wanted.clear();
+    for (const LeasePart & part : wanted_parts) {
+        wanted.push_back(part.lease_idx);
+    }
+    for (const LeasePart & part : arrived_parts) {
+        arrived.push_back(part.lease_idx);
+    }
+    return status;
+}
+
+Status LoadStep::wait_any(std::vector<LeasePart> & wanted, std::vector<LeasePart> & arrived) {
     using Clock     = std::chrono::steady_clock;
     using PartState = Loader::Impl::PartState;
     assert(!wanted.empty());
@@ -65,11 +84,11 @@ Status LoadStep::wait_any(uint32_t part_idx, std::vector<uint32_t> & wanted, std
     for (bool is_done = false; !is_done;) {
         size_t n_kept = 0;
         for (size_t i = 0; i < wanted.size(); i++) {
-            const uint32_t lease_idx   = wanted[i];
-            const int32_t  request_idx = state_->request_idxs[lease_idx][part_idx];
-            const auto     view        = loader_.view_part(leases_[lease_idx], request_idx, part_idx);
+            const LeasePart part        = wanted[i];
+            const int32_t   request_idx = state_->request_idxs[part.lease_idx][part.part_idx];
+            const auto      view        = loader_.view_part(leases_[part.lease_idx], request_idx, part.part_idx);
             if (view.state == PartState::ready) {
-                arrived.push_back(lease_idx);
+                arrived.push_back(part);
                 is_done = true;
                 continue;
             }
@@ -77,7 +96,7 @@ Status LoadStep::wait_any(uint32_t part_idx, std::vector<uint32_t> & wanted, std
                 status  = *view.status;
                 is_done = true;
             }
-            wanted[n_kept++] = lease_idx;
+            wanted[n_kept++] = part;
         }
         wanted.resize(n_kept);
         if (!is_done) {

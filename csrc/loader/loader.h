@@ -75,6 +75,12 @@ struct PrefetchState {
     uint64_t n_wasted     = 0;
 };
 
+// A matrix of a step's expert.
+struct LeasePart {
+    uint32_t lease_idx = 0;
+    uint32_t part_idx  = 0;
+};
+
 class LoadStep;
 
 class Loader {
@@ -193,6 +199,8 @@ class LoadStep {
     // `arrived`. An error if one of them cannot be read (after one retry): the message has path, offset and errno.
     // REQUIRES: `wanted` is not empty.
     Status wait_any(uint32_t part_idx, std::vector<uint32_t> & wanted, std::vector<uint32_t> & arrived);
+    // The same for matrices of any part.
+    Status wait_any(std::vector<LeasePart> & wanted, std::vector<LeasePart> & arrived);
 
     // The part was used and is not needed again in this step; a streamed one gives its buffer back.
     void release_part(uint32_t lease_idx, uint32_t part_idx);

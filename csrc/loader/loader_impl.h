@@ -45,6 +45,7 @@ struct SlotLoad {
 struct LoadStep::State {
     // [lease][part]: the request of a part that is streamed and not yet released, or -1.
     std::vector<std::array<int32_t, max_parts>> request_idxs;
+    std::vector<LeasePart>                      wanted, arrived; // of wait_any()
 };
 
 struct Loader::Impl {
@@ -115,7 +116,7 @@ struct Loader::Impl {
     std::vector<SlotRef> reading_ahead_       HOBBIT_GUARDED_BY(mu_); // guesses begun, incomplete and not wanted yet
     int64_t guess_bytes_left_                 HOBBIT_GUARDED_BY(mu_) = 0; // of the budget until the next guesses
     std::deque<ExpertKey> upgrades_           HOBBIT_GUARDED_BY(mu_);     // the latest first
-    std::vector<double> n_wanted_             HOBBIT_GUARDED_BY(mu_); // [class] that a layer wants of late
+    std::vector<double> n_wanted_             HOBBIT_GUARDED_BY(mu_);     // [class] that a layer wants of late
     UpgradeBudget upgrade_budget_             HOBBIT_GUARDED_BY(mu_);
     PrefetchBudget budget_                    HOBBIT_GUARDED_BY(mu_);
     uint64_t n_ahead_                         HOBBIT_GUARDED_BY(mu_) = 0; // copies queued ahead so far

@@ -266,6 +266,8 @@ Status GraphRunner::add_resident(ggml_cgraph * graph, int first_idx, const Exper
 
 Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
     pending_.clear();
+    const bool is_late_apart =
+        !is_gpu_ && view_.model->importance == nullptr && late_.begin(graph, first_idx, view_, step_, *weights_);
     auto next = view_.nodes.begin();
     for (int i = first_idx; i < view_.end_idx; ++i) {
         ggml_tensor * node      = ggml_graph_node(graph, i);
@@ -294,12 +296,51 @@ Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
             }
             ExpertMatmul::clear_rows(*next, step_.skipped_rows());
         }
-        if (Status status = add_ready_rows(*next); !status.ok()) {
+        if (Status status = is_late_apart ? matmul_.add_rows(inner_, *next, view_, step_, *weights_, late_.ready())
+                                          : add_ready_rows(*next);
+            !status.ok()) {
             return status;
         }
         ++next;
     }
-    return complete_all();
+    return is_late_apart ? compute_late() : complete_all();
+}
+
+Status GraphRunner::compute_late() {
+    while (!late_.wanted().empty()) {
+        // What can be computed is computed while the drive works.
+        if (Status status = compute_run(); !status.ok()) {
+            return status;
+        }
+        arrived_parts_.clear();
+        if (Status status = wait([&] { return step_.loaded().wait_any(late_.wanted(), arrived_parts_); });
+            !status.ok()) {
+            return status;
+        }
+        if (Status status = late_.add(inner_, matmul_, arrived_parts_); !status.ok()) {
+            return status;
+        }
+        const auto is_streamed = [&](const LeasePart & part) { return !step_.loaded().leases()[part.lease_idx].slot; };
+        if (!std::any_of(arrived_parts_.begin(), arrived_parts_.end(), is_streamed)) {
+            continue;
+        }
+        if (Status status = compute_run(); !status.ok()) {
+            return status;
+        }
+        for (const LeasePart & part : arrived_parts_) {
+            step_.loaded().release_part(part.lease_idx, part.part_idx);
+        }
+    }
+    return {}; // what came last joins the run that ends at the next router
+}
+
+// Recorded on the model's timeline.
+template <typename Wait> Status GraphRunner::wait(const Wait & wait_for) {
+    const TimelineSpan span(*view_.model->timeline, Timeline::Kind::stall, view_.layer_idx);
+    const uint64_t     start_us = Timeline::now_us();
+    const Status       status   = wait_for();
+    pass_stall_us_ += Timeline::now_us() - start_us;
+    return status;
 }
 
 // Rows whose expert is here go into the run at once; the others become pending.
@@ -345,14 +386,10 @@ Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<
 Status GraphRunner::complete(Pending & pending) {
     while (!pending.lease_idxs.empty()) {
         arrived_.clear();
-        {
-            const TimelineSpan span(*view_.model->timeline, Timeline::Kind::stall, view_.layer_idx);
-            const uint64_t     start_us = Timeline::now_us();
-            if (Status status = step_.loaded().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_);
-                !status.ok()) {
-                return status;
-            }
-            pass_stall_us_ += Timeline::now_us() - start_us;
+        if (Status status =
+                wait([&] { return step_.loaded().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_); });
+            !status.ok()) {
+            return status;
         }
         if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, *weights_, arrived_); !status.ok()) {
             return status;

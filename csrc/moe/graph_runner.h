@@ -10,6 +10,7 @@
 #include "moe/both_gates.h"
 #include "moe/expert_matmul.h"
 #include "moe/inner_graph.h"
+#include "moe/late_experts.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
 #include "moe/loaded_weights.h"
@@ -54,11 +55,13 @@ class GraphRunner {
     void   end_layer();
     void   tend_to_layer();
     Status compute_arriving(ggml_cgraph * graph, int first_idx);
+    Status compute_late();
     Status add_ready_rows(const ExpertNode & node);
     Status release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs);
     Status complete(Pending & pending);
     Status complete_all();
-    bool   reads_pending(const ggml_tensor * expert_node) const;
+    template <typename Wait> Status wait(const Wait & wait_for);
+    bool                            reads_pending(const ggml_tensor * expert_node) const;
 
     ggml_backend_t   inner_backend_;
     IsExpertBuffer   is_expert_buffer_;
@@ -74,6 +77,7 @@ class GraphRunner {
     LookAhead        ahead_;
     TieredLayer      tiered_; // where the inner device has a tier of its own
     StagedLayer      staged_; // there, of batches
+    LateExperts      late_;
 
     int         n_threads_     = GGML_DEFAULT_N_THREADS;
     int         n_computing_   = 0; // that the inner device was told; 0: nothing yet
@@ -84,9 +88,10 @@ class GraphRunner {
     std::optional<LoadedWeights> weights_; // where it multiplies by what the loader holds
     const std::vector<int32_t>   every_lease_;
 
-    std::vector<Pending>  pending_;
-    std::vector<uint32_t> ready_;
-    std::vector<uint32_t> arrived_;
+    std::vector<Pending>   pending_;
+    std::vector<uint32_t>  ready_;
+    std::vector<uint32_t>  arrived_;
+    std::vector<LeasePart> arrived_parts_;
 };
 
 } // namespace hobbit
