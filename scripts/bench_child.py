@@ -1,4 +1,4 @@
-"""One measured run in a process of its own: load, prompt, greedy decode; one JSON object on stdout.
+"""One measured run in a process of its own: load, prompt, decode; one JSON object on stdout.
 
     python scripts/bench_child.py stock model.gguf --prompt-file text.txt --prompt-tokens 64 --decode 128
 

@@ -1,6 +1,9 @@
-"""One measured run: load, evaluate a prompt, decode greedily. Any `llama_cpp.Llama` will do, a stock one too.
+"""One measured run: load, evaluate a prompt, decode. Any `llama_cpp.Llama` will do, a stock one too.
 
-All are driven by the same loop, `eval` and the argmax of the last logits, so that sampling costs are equal.
+All are driven by the same loop, `eval` and the argmax of the last logits, so that sampling costs are equal. What is
+evaluated next is the text's next token and not the model's own: left to themselves under greedy decoding models repeat
+themselves, the smaller the sooner, and a sentence over and over needs few experts; and with lossy settings each would
+write, and be measured on, a text of its own.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class Measurement:
     cpu_s_per_token: float
     peak_rss_bytes: int
     tokens: list[int]
+    """What the model would have written after the prompt and after each token of the text that followed."""
     text_sha256: str
     storage_bytes_per_token: float | None
     hit_rate: float | None = None
@@ -90,7 +94,8 @@ def measure(load: Callable[[int], llama_cpp.Llama], text: str, shape: RunShape) 
 
 
 def _measure_loaded(model: llama_cpp.Llama, load_s: float, text: str, shape: RunShape) -> Measurement:
-    prompt = _prompt_tokens(model, text, shape.n_prompt)
+    text_tokens = _text_tokens(model, text, shape.n_prompt + shape.n_decode)
+    prompt = text_tokens[: shape.n_prompt]
     _warm_up(model, text, shape)
     prompt_started = time.perf_counter()
     model.eval(prompt)
@@ -102,9 +107,9 @@ def _measure_loaded(model: llama_cpp.Llama, load_s: float, text: str, shape: Run
     storage_before, cpu_before = _storage_bytes(), _cpu_s()
     tokens, token_s = [token], []
     decode_started = time.perf_counter()
-    for idx in range(shape.n_decode):
+    for idx, text_token in enumerate(text_tokens[shape.n_prompt :]):
         token_started = time.perf_counter()
-        model.eval([token])
+        model.eval([text_token])
         token = _next_token(model)
         token_s.append(time.perf_counter() - token_started)
         tokens.append(token)
@@ -146,7 +151,7 @@ def _warm_up(model: llama_cpp.Llama, text: str, shape: RunShape) -> None:
             if n_bytes != last_bytes:
                 last_bytes, still_since = n_bytes, time.monotonic()
     for window in range(0, shape.n_warm, shape.n_ctx):
-        model.eval(_prompt_tokens(model, text, shape.n_warm)[window : window + shape.n_ctx])
+        model.eval(_text_tokens(model, text, shape.n_warm)[window : window + shape.n_ctx])
         model.reset()
 
 
@@ -173,7 +178,7 @@ def _next_token(model: llama_cpp.Llama) -> int:
     return int(np.argmax(np.ctypeslib.as_array(logits, shape=(model.n_vocab(),))))
 
 
-def _prompt_tokens(model: llama_cpp.Llama, text: str, n_tokens: int) -> list[int]:
+def _text_tokens(model: llama_cpp.Llama, text: str, n_tokens: int) -> list[int]:
     tokens: list[int] = model.tokenize(text.encode())
     if not tokens:
         raise UsageError("The text to measure with is empty; give a file with some text.")

@@ -303,7 +303,7 @@ def command(
 ) -> None:
     """Measure how fast a model runs on this machine, and what limits it.
 
-    One process for each budget and precision, greedy decoding. Where it fits, a run with every expert in memory gives
+    One process for each budget and precision, along a text. Where it fits, a run with every expert in memory gives
     the time that computing alone takes; the drive is measured at direct reads of the size of an expert's matrix.
     MODEL is a GGUF file, the first part of a split one, or nothing for the small bundled model.
     """

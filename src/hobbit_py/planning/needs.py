@@ -21,6 +21,8 @@ class ModelNeeds:
 
     n_ctx: int
     memory: MemoryNeeds
+    spare_io_bytes: int
+    """What larger buffers for reading take at most, where there is room to spare."""
     kv_bytes_per_1k_tokens: int
     token_slot_bytes: int
     """Slots for the experts of one token, of the largest layers: the least a cache can be."""
@@ -51,19 +53,20 @@ def measure_needs(path: Path, n_ctx: int | None = None) -> ModelNeeds:
         n_ctx = min(_DEFAULT_MAX_CTX, engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX))
     context = _dry_run(engine, n_ctx)
     longer = _dry_run(engine, n_ctx + 1024)
-    options = _core.LoaderOptions()
-    options.stream_bytes = 0
+    least, most = _core.LoaderOptions(), _core.LoaderOptions()
+    least.stream_bytes = 0
     memory = MemoryNeeds(
         process_bytes=resident_bytes(),
         dense_bytes=context.dense_bytes,
         context_bytes=context.context_bytes,
         compute_bytes=context.compute_bytes,
         output_bytes=_N_OUTPUT_ROWS * context.n_vocab * 4,
-        io_bytes=engine.io_bytes(options),
+        io_bytes=engine.io_bytes(least),
     )
     return ModelNeeds(
         n_ctx=n_ctx,
         memory=memory,
+        spare_io_bytes=engine.io_bytes(most) - memory.io_bytes,
         kv_bytes_per_1k_tokens=(longer.context_bytes - context.context_bytes) * 1000 // 1024,
         token_slot_bytes=engine.token_slot_bytes,
         all_slots_bytes=engine.all_slots_bytes,
@@ -72,9 +75,8 @@ def measure_needs(path: Path, n_ctx: int | None = None) -> ModelNeeds:
 
 def with_stream_buffers(needs: ModelNeeds, budget_bytes: int) -> ModelNeeds:
     """The same with the larger buffers for reading that the runtime takes where the budget has room to spare."""
-    options = _core.LoaderOptions()
     spare_bytes = max(0, budget_bytes - needs.memory.total_bytes)
-    extra_bytes = min(options.stream_bytes, spare_bytes // 8)
+    extra_bytes = min(needs.spare_io_bytes, spare_bytes // 8)
     return replace(needs, memory=replace(needs.memory, io_bytes=needs.memory.io_bytes + extra_bytes))
 
 
