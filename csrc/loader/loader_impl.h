@@ -10,7 +10,8 @@
 //    first buffer that comes free.
 // What this asks of a caller: a thread has one step at a time, takes the parts in `part_order`, waits for all copies
 // of a part that it has not used yet (or for them in the order of `keys`), and releases a streamed part before it
-// waits again.
+// waits again. Or it waits for all parts at once, and releases each as soon as those of the same copy that come before
+// it in `part_order` have come as well.
 #pragma once
 
 #include "loader/loader.h"

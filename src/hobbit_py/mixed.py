@@ -110,8 +110,9 @@ def wants_lo_alone(
     """Whether a GPU without room for every expert as in the model shall use their lo copies alone.
 
     It then holds about twice as many experts or all of them, and copies those that it lacks in half of the time. Lo
-    copies of four and a half bits a weight lose little even so (docs/gpu.md); with coarser ones, or where thresholds
-    were tuned, only if all memory is asked for lo copies. Who gives a policy wants it obeyed.
+    copies of four and a half bits a weight lose little even so (docs/gpu.md); with coarser ones only if all memory is
+    asked for lo copies, and where thresholds were tuned if that found lo copies alone. Who gives a policy wants it
+    obeyed.
 
     Args:
         model_paths: Files of the model.
@@ -122,7 +123,8 @@ def wants_lo_alone(
     """
     if policy is not None or lo_share is not None:
         return policy is None and lo_share == 1.0
-    return min_lo_bits >= MIN_LO_BITS_ALONE and load_tuning(model_paths, lo) is None
+    tuning = load_tuning(model_paths, lo)
+    return min_lo_bits >= MIN_LO_BITS_ALONE if tuning is None else tuning.is_lo_alone
 
 
 def lo_alone_settings(lo: str | os.PathLike[str], *, is_held: bool) -> MixedSettings:
@@ -180,9 +182,11 @@ def mixed_settings(
             lo_share=default_share,
             note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
         )
+    # It may have had less memory.
+    full_share = 1.0 if tuning.is_lo_alone and memory_share < 1.0 else full_lo_share(memory_share, lo_ratio)
     return MixedSettings(
         policy=tuning.policy(n_layers),
-        lo_share=min(tuning.lo_share, full_lo_share(memory_share, lo_ratio)),  # it may have had less memory
+        lo_share=min(tuning.lo_share, full_share),
         note=_tuned_note(name, tuning, router_filter),
     )
 

@@ -42,6 +42,8 @@ def _setting(c: Candidate | Tuning) -> str:
     waits = "never" if c.wait_above > 1 else f"above {max(c.hi_above, c.wait_above):.2f}"
     falls = f" ({c.tilt:+.0%} in the first layer, {-c.tilt:+.0%} in the last)" if c.tilt else ""
     reroutes = f", reroutes within {c.reroute_margin:.0%}" if c.reroute_margin else ""
+    if c.is_lo_alone:
+        return f"lo copies alone{reroutes}"
     return (
         f"hi above {c.hi_above:.2f}{falls}, waits {waits}, skip below {c.skip_below:.2f}, lo share {c.lo_share:.2f}"
         f"{reroutes}"

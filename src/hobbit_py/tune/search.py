@@ -5,7 +5,7 @@ take is computed from the bytes that it read and waited for, and from the speeds
 mode: clocks are too noisy to tell candidates apart. What is wanted in hi and the memory for lo copies matter most, and
 together: replays leave a line of both to search along (tune.frontier). Then follow whether the threshold falls with
 depth, what waits, skipping and, if it is asked for, rerouting, one at a time: a handful of runs where the whole grid
-would take dozens.
+would take dozens. Last come lo copies alone, by themselves and rerouted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..evaluate import Evaluation, Reference, Windows, evaluate
 from ..policies import AlwaysHigh
 from ..simulate.record import Recording, lo_part_bytes, record_trace
-from .candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, rerouting
+from .candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, lo_alone, rerouting
 from .eviction import search_eviction
 from .frontier import find_frontier
 from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights, skip_thresholds
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 REROUTE_MARGINS = (0.15, 0.3)
-_MAX_RUNS = 15  # of the search, exact mode and the recording of the router
-_MAX_REROUTED_RUNS = 4  # two of the thresholds that were found, or one, one and two
+LO_ALONE_MARGINS = (0.3, 0.5, 0.7)
+_MAX_RUNS = 16  # of the search, exact mode and the recording of the router
+_MAX_REROUTED_RUNS = 7  # two of the thresholds that were found, or one, one and two; three of lo copies alone
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def search(
                 break
             n_within += 1
         if n_within:
+            break
+    for margin in (0.0, *(LO_ALONE_MARGINS if margins else ())):
+        if not within(lo_alone(margin)):
             break
     return fastest(), list(found.values())
 

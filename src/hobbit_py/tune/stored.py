@@ -18,7 +18,7 @@ from ..atomic_file import write_text_atomically
 from ..policies import Substitute, WeightThresholds
 from ..policies.eviction import BUILT_INS
 from ..stored_files import is_number, read_json
-from .candidate import rerouting
+from .candidate import is_lo_alone, rerouting
 
 SCHEMA = 5
 _MAX_BYTES = 1 << 20  # a larger file is not ours
@@ -55,6 +55,11 @@ class Tuning:
         return WeightThresholds.tilted(
             self.hi_above, self.tilt, n_layers, skip_below=self.skip_below, wait_above=self.wait_above
         )
+
+    @property
+    def is_lo_alone(self) -> bool:
+        """Whether no hi copy is ever wanted, and none gets memory."""
+        return is_lo_alone(self.hi_above, self.lo_share)
 
     def router_filter(self) -> Substitute | None:
         """The router filter, None without one."""
