@@ -1,11 +1,14 @@
 """The installed llama-cpp-python: one ggml in the process, and a sentence when it is not the one we work with."""
 
+import ctypes
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hobbit_py._cxx_runtime import own_runtime
 from hobbit_py.cores import openmp_spin_count
 
 SUPPORTED = "0.3.36"
@@ -50,6 +53,10 @@ except ImportError as error:
             "import llama_cpp; from hobbit_py import _core; _core.ggml_backend_api_version = 1",
             "compiled for version 1 of ggml's backend interface",
         ),
+        (
+            "from hobbit_py import _cxx_runtime; _cxx_runtime.own_runtime = lambda library: 'libggml-cuda.so.0'",
+            "a C++ runtime inside of libggml-cuda.so.0, which crashes beside the one that numpy loads",
+        ),
     ],
 )
 def test_version_gates(setup: str, expected: str) -> None:
@@ -82,3 +89,27 @@ def test_supported_version_is_the_pinned_one() -> None:
     assert _host.SUPPORTED_LLAMA_CPP_PYTHON == SUPPORTED
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     assert f'"llama-cpp-python=={SUPPORTED}"' in project.read_text(encoding="utf-8")
+
+
+WRITES_A_NUMBER = """
+#include <sstream>
+
+extern "C" int n_digits(long number) {
+    std::ostringstream text;
+    text << number;
+    return static_cast<int>(text.str().size());
+}
+"""
+
+
+@pytest.mark.parametrize(("flags", "is_own"), [([], False), (["-static-libstdc++"], True)])
+def test_a_runtime_of_its_own_is_found(tmp_path: Path, flags: list[str], is_own: bool) -> None:
+    """Two of these in a process, whichever comes first, and the second writes no number (or crashes)."""
+    compiler = shutil.which("c++")
+    assert compiler is not None
+    (tmp_path / "writes.cpp").write_text(WRITES_A_NUMBER)
+    library = tmp_path / "libwrites.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", *flags, "-o", library, tmp_path / "writes.cpp"], check=True, timeout=120
+    )
+    assert own_runtime(ctypes.CDLL(str(library))) == (library.name if is_own else None)
