@@ -78,12 +78,12 @@ py::array_t<uint64_t> take_timeline(Engine & engine) {
 }
 
 struct StepCounts {
-    uint64_t n_layer_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_pairs_rerouted, n_scored_rows,
-        dropped_mass_ppm;
+    uint64_t n_layer_steps, n_unified_steps, n_tokens, n_pairs_hi, n_pairs_lo, n_pairs_skipped, n_pairs_rerouted,
+        n_scored_rows, dropped_mass_ppm;
 };
 
 StepCounts snapshot(const StepCounters & c) {
-    return {c.n_layer_steps,   c.n_tokens,         c.n_pairs_hi,    c.n_pairs_lo,
+    return {c.n_layer_steps,   c.n_unified_steps,  c.n_tokens,      c.n_pairs_hi,      c.n_pairs_lo,
             c.n_pairs_skipped, c.n_pairs_rerouted, c.n_scored_rows, c.dropped_mass_ppm};
 }
 
@@ -92,6 +92,7 @@ StepCounts snapshot(const StepCounters & c) {
 void bind_engine(py::module_ & m) {
     py::class_<StepCounts>(m, "StepCounts")
         .def_readonly("n_layer_steps", &StepCounts::n_layer_steps)
+        .def_readonly("n_unified_steps", &StepCounts::n_unified_steps)
         .def_readonly("n_tokens", &StepCounts::n_tokens)
         .def_readonly("n_pairs_hi", &StepCounts::n_pairs_hi)
         .def_readonly("n_pairs_lo", &StepCounts::n_pairs_lo)
@@ -105,7 +106,8 @@ void bind_engine(py::module_ & m) {
         .def_readwrite("lo_path", &EngineOptions::lo_path)
         .def_readwrite("inner_device", &EngineOptions::inner_device)
         .def_readwrite("n_io_threads", &EngineOptions::n_io_threads)
-        .def_readwrite("direct_io", &EngineOptions::direct_io);
+        .def_readwrite("direct_io", &EngineOptions::direct_io)
+        .def_readwrite("is_unified", &EngineOptions::is_unified);
 
     py::class_<Engine>(m, "Engine")
         .def(py::init<const std::string &, const EngineOptions &>(), py::arg("path"), py::arg("options"),
@@ -126,6 +128,9 @@ void bind_engine(py::module_ & m) {
         .def_property_readonly(
             "all_lo_slots_bytes", [](const Engine & e) { return e.all_slots_bytes(Precision::lo); },
             "Slots for every expert in lo.")
+        .def_property_readonly("layer_area_bytes", &Engine::layer_area_bytes,
+                               "The most that a device with the host's memory takes besides, where not every expert "
+                               "has a slot.")
         .def_property_readonly("paths", [](const Engine & e) { return e.model().paths(); })
         .def_property_readonly("architecture",
                                [](const Engine & e) { return e.model().get_string("general.architecture"); })

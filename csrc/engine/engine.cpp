@@ -8,6 +8,7 @@
 #include "store/weights_check.h"
 
 #include <algorithm>
+#include <cstring>
 #include <fcntl.h>
 #include <new>
 #include <numeric>
@@ -23,6 +24,17 @@ constexpr uint64_t no_limit         = UINT64_MAX >> 1;
 
 std::string shape_text(const ExpertMatrix & m, uint32_t n_expert) {
     return "[" + std::to_string(m.n_in) + ", " + std::to_string(m.n_out) + ", " + std::to_string(n_expert) + "]";
+}
+
+// Slots for all experts of a layer in hi, of the largest among those whose class is asked for.
+template <typename IsWanted> uint64_t largest_layer_bytes(const CopyLayouts & layouts, IsWanted is_wanted) {
+    uint64_t bytes = 0;
+    for (const CopyLayout & layout : layouts.layouts[static_cast<int>(Precision::hi)]) {
+        if (layout.n_expert > 0 && is_wanted(layout.class_idx)) {
+            bytes = std::max(bytes, layout.n_expert * layouts.classes[layout.class_idx].slot_bytes);
+        }
+    }
+    return bytes;
 }
 
 // Outside any graph's hot path: see StoreBufferType::ReadTensor.
@@ -221,6 +233,8 @@ void Engine::set_expert_memory(LoaderOptions options) {
     device_arena_.reset();
     experts_.loader = nullptr;
     loader_.reset(); // before the new one: both arenas at once would break the budget
+    experts_.layer_area = nullptr;
+    layer_area_.reset();
     if (!options.make_arena) {
         options.make_arena = device_visible_memory();
     }
@@ -239,6 +253,28 @@ void Engine::set_expert_memory(LoaderOptions options) {
     };
     loader_         = std::make_unique<Loader>(layouts_, n_expert, extent_of, *reader_, options);
     experts_.loader = loader_.get();
+    make_layer_area(options.make_arena);
+}
+
+void Engine::make_layer_area(const MakeArena & make_arena) {
+    const uint64_t n_bytes = largest_layer_bytes(layouts_, [this](uint32_t class_idx) {
+        return loader_->n_slots(static_cast<int32_t>(class_idx)) < layouts_.classes[class_idx].n_copies;
+    });
+    experts_.is_unified    = options_.is_unified;
+    if (!options_.is_unified || has_lo() || n_bytes == 0) {
+        return;
+    }
+    Arena arena = make_arena ? make_arena(n_bytes) : Arena(n_bytes);
+    if (!arena.is_lazy()) { // else it is zero. Kernels read past the last row, where a NaN would count
+        std::memset(arena.data(), 0, n_bytes);
+    }
+    layer_area_         = std::make_unique<LayerArea>(std::move(arena));
+    experts_.layer_area = layer_area_.get();
+}
+
+uint64_t Engine::layer_area_bytes() const {
+    const bool has_area = options_.is_unified && !has_lo();
+    return has_area ? largest_layer_bytes(layouts_, [](uint32_t) { return true; }) : 0;
 }
 
 void Engine::set_device_memory(const TierOptions & options) {

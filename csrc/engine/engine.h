@@ -6,6 +6,7 @@
 #include "loader/loader.h"
 #include "moe/device_arena.h"
 #include "moe/importance.h"
+#include "moe/layer_area.h"
 #include "moe/model_experts.h"
 #include "predict/hybrid.h"
 #include "predict/prefetch_planner.h"
@@ -28,6 +29,7 @@ struct EngineOptions {
     std::string inner_device = "CPU"; // ggml's name of it
     uint32_t    n_io_threads = 4;
     bool        direct_io    = true;
+    bool        is_unified   = false; // it computes with the host's memory, and is no CPU: see ModelExperts
 };
 
 class Engine {
@@ -116,6 +118,8 @@ class Engine {
     // Slots (one a size class) that every layer's experts of one token would fill.
     uint64_t token_slot_bytes() const;
     uint64_t all_slots_bytes(Precision precision) const; // every expert
+    // The most that a device with the host's memory takes besides, where not every expert has a slot.
+    uint64_t layer_area_bytes() const;
 
     const StepCounters & counters() const { return experts_.counters; }
     // What made llama_decode fail; ok if nothing did. Taken once.
@@ -126,6 +130,7 @@ class Engine {
     void      check_pair() const;
     uint64_t  gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
     void      describe_layers();
+    void      make_layer_area(const MakeArena & make_arena);
 
     GgufModel                        hi_model_;
     ExpertStore                      hi_store_;
@@ -143,6 +148,7 @@ class Engine {
     ggml_backend_dev_t               device_       = nullptr;
     std::unique_ptr<StoreBufferType> buffer_type_;
     std::unique_ptr<DenseStream>     stream_;
+    std::unique_ptr<LayerArea>       layer_area_;
     std::unique_ptr<Loader>          loader_;
     std::unique_ptr<DeviceArena>     device_arena_;
     std::unique_ptr<DeviceTier>      tier_; // last: what it is copying lies in the loader's memory

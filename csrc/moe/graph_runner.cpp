@@ -67,6 +67,7 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
 void GraphRunner::end_layer() {
     tiered_.end();
     staged_.end();
+    unified_.end();
     weights_.reset();
     step_.end();
 }
@@ -211,9 +212,16 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->tier != nullptr) {
         return Status::error("the inputs of experts are recorded on the CPU alone; leave vram out");
     }
+    const bool in_order = in_run && UnifiedLayer::takes(view_, step_);
+    if (in_order) {
+        unified_.begin(view_); // before anything is pinned
+    }
     step_.load_all(view_);
     weights_.emplace(*view_.model, step_.loaded(), every_lease_);
     ahead_.read(view_, step_, gates_, reads_);
+    if (in_order && unified_.is_in_place(step_)) {
+        return unified_.run(graph, first_idx, step_, inner_);
+    }
     return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_) &&
                    !matmul_.has_kernel(view_, weights_->key(0).precision)
                ? add_resident(graph, first_idx, *weights_)

@@ -4,7 +4,8 @@
 // Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the
 // run: the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are
 // computed while the others arrive, and those as they come. A device with memory of its own has TieredLayer and, for
-// batches, StagedLayer for that. Where all of a layer is there for good, the graph is not cut at all.
+// batches, StagedLayer for that; one that shares the host's has UnifiedLayer for batches. Where all of a layer is there
+// for good, the graph is not cut at all.
 #pragma once
 
 #include "moe/both_gates.h"
@@ -20,6 +21,7 @@
 #include "moe/staged_layer.h"
 #include "moe/thread_share.h"
 #include "moe/tiered_layer.h"
+#include "moe/unified_layer.h"
 
 #include <optional>
 #include <vector>
@@ -75,8 +77,9 @@ class GraphRunner {
     RouterFilterStep filter_;
     RouteRecorder    recorder_;
     LookAhead        ahead_;
-    TieredLayer      tiered_; // where the inner device has a tier of its own
-    StagedLayer      staged_; // there, of batches
+    TieredLayer      tiered_;  // where the inner device has a tier of its own
+    StagedLayer      staged_;  // there, of batches
+    UnifiedLayer     unified_; // where it computes with the host's memory, of batches
     LateExperts      late_;
 
     int         n_threads_     = GGML_DEFAULT_N_THREADS;

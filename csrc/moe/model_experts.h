@@ -36,7 +36,8 @@ struct LayerShapes {
 // Counted by the graph runner; read from any thread.
 struct StepCounters {
     std::atomic<uint64_t> n_layer_steps{0};
-    std::atomic<uint64_t> n_tokens{0}; // tokens of graphs that had experts
+    std::atomic<uint64_t> n_unified_steps{0}; // of these, by UnifiedLayer
+    std::atomic<uint64_t> n_tokens{0};        // tokens of graphs that had experts
     // Of (token, expert) pairs that a precision policy decided on, by what became of them.
     std::atomic<uint64_t> n_pairs_hi{0}, n_pairs_lo{0}, n_pairs_skipped{0};
     std::atomic<uint64_t> n_pairs_rerouted{0}; // (token, expert) pairs that a router filter put in place of others
@@ -46,6 +47,7 @@ struct StepCounters {
 
 class DeviceTier;
 class DeviceArena;
+class LayerArea;
 
 struct ModelExperts {
     ModelExperts();
@@ -56,10 +58,14 @@ struct ModelExperts {
     Loader *                 loader  = nullptr; // nullptr until the memory budget is set
     GgmlBufferPtr            host_buffer; // stands for the loader's arenas: kernels look at a weight's buffer type only
     // Of a device with memory of its own; nullptr: it multiplies by what the loader holds.
-    DeviceTier *  tier            = nullptr;
-    DeviceArena * device_arena    = nullptr;
-    bool          host_compute    = true; // the host may multiply by experts that are not on the device
-    int           n_spare_threads = 0;    // of those that compute, to be left to reads (ThreadShare)
+    DeviceTier *  tier         = nullptr;
+    DeviceArena * device_arena = nullptr;
+    // Of a device that computes with the host's memory, and takes sums by the size of a product: batches are put in
+    // order (UnifiedLayer), where a layer's experts do not lie so, in the area. nullptr: there is none.
+    bool        is_unified      = false;
+    LayerArea * layer_area      = nullptr;
+    bool        host_compute    = true; // the host may multiply by experts that are not on the device
+    int         n_spare_threads = 0;    // of those that compute, to be left to reads (ThreadShare)
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum

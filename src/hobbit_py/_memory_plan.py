@@ -47,6 +47,7 @@ class MemoryPlan:
         """The precision in which a GPU holds every expert, and needs no other copy; after `grant`."""
         self.is_lo_alone = False
         """Whether nothing but lo copies is used; after `grant`."""
+        self._area_bytes = 0  # for a layer's experts in order
         self._ring_bytes = engine.device_bytes(self.tier_options) if device.has_tier else 0
 
     def check(self, measure: Callable[[], ContextNeeds], n_output_rows: int) -> None:
@@ -59,7 +60,9 @@ class MemoryPlan:
             check_vram(vram_bytes, context.device_bytes + self._ring_bytes)
         if self._whole_process:
             needs = self._needs(self._of_host(context), n_output_rows)
-            check_budget(self.memory_bytes, needs, self._engine.token_slot_bytes, is_auto=self._is_auto)
+            engine = self._engine
+            least_bytes = min(engine.token_slot_bytes + engine.layer_area_bytes, engine.all_slots_bytes)
+            check_budget(self.memory_bytes, needs, least_bytes, is_auto=self._is_auto)
 
     def grant(
         self, in_use: ContextNeeds, n_output_rows: int, free_vram_bytes: Callable[[], int], *, lo_alone: bool = False
@@ -75,6 +78,9 @@ class MemoryPlan:
             spare_bytes = max(0, self.memory_bytes - self._needs_now(in_use, n_output_rows).total_bytes)
             self.loader_options.stream_bytes = min(self._max_stream_bytes, int(spare_bytes * _STREAM_SHARE))
             expert_bytes = max(0, self.memory_bytes - self._needs_now(in_use, n_output_rows).total_bytes)
+            if expert_bytes < engine.all_slots_bytes:
+                self._area_bytes = engine.layer_area_bytes
+                expert_bytes = max(0, expert_bytes - self._area_bytes)
         else:
             expert_bytes = self._granted.expert_memory_bytes
         if self.held is not None:
@@ -90,6 +96,7 @@ class MemoryPlan:
         needs = self._needs_now(in_use, n_output_rows)
         loaded_bytes = host.dense_bytes + host.context_bytes
         to_come_bytes = needs.total_bytes - needs.process_bytes + self.loader_options.expert_memory_bytes
+        to_come_bytes += self._area_bytes
         return Promise(
             own_bytes=loaded_bytes + to_come_bytes,
             rest_bytes=max(0, needs.process_bytes - loaded_bytes - own_bytes()),

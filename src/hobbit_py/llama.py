@@ -74,6 +74,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         device: ggml's name of the device that computes, "CUDA0"; None: the first GPU if `vram` or `unified` is given,
             else the CPU.
         unified: Whether the GPU shares the main memory, so that there is nothing to copy; None: what the device says.
+            With `device="CPU"` the same logic runs on the CPU.
         host_compute: Whether the CPU may multiply by experts that the GPU lacks, where that is done sooner than a copy.
             Its kernels round differently; without it results do not depend on what is resident.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
@@ -182,6 +183,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.model_paths: tuple[str, ...] = (path,)
         engine_options = _core.EngineOptions()
         engine_options.inner_device = chosen_device.name
+        engine_options.is_unified = chosen_device.is_unified
         lo_path = choose_lo(path, lo, chosen.precision(precision))
         if lo_path is not None:
             engine_options.lo_path = os.fspath(lo_path)

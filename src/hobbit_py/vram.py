@@ -45,6 +45,8 @@ class DeviceChoice:
 
     name: str = "CPU"
     has_tier: bool = False
+    is_unified: bool = False
+    """Whether it is a GPU that computes with the host's memory, or stands for one."""
 
 
 def choose_device(
@@ -90,7 +92,9 @@ def choose_device(
         )
     if vram is not None and not chosen.is_gpu:
         raise UsageError(f"{chosen.name} has no memory of its own for vram to divide; leave vram out.")
-    return DeviceChoice(chosen.name, has_tier=has_budget or (chosen.is_gpu and not is_unified))
+    return DeviceChoice(
+        chosen.name, has_tier=has_budget or (chosen.is_gpu and not is_unified), is_unified=is_unified
+    )
 
 
 def parse_vram(vram: int | str | None) -> int | None:

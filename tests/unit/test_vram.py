@@ -44,9 +44,9 @@ def test_a_budget_takes_the_first_gpu() -> None:
 
 
 def test_shared_memory_has_no_tier() -> None:
-    assert choose([JETSON, CPU], device="CUDA0") == DeviceChoice("CUDA0", has_tier=False)
-    assert choose([JETSON, CPU], unified=True) == DeviceChoice("CUDA0", has_tier=False)
-    assert choose([GPU, CPU], unified=True) == DeviceChoice("CUDA0", has_tier=False)
+    assert choose([JETSON, CPU], device="CUDA0") == DeviceChoice("CUDA0", is_unified=True)
+    assert choose([JETSON, CPU], unified=True) == DeviceChoice("CUDA0", is_unified=True)
+    assert choose([GPU, CPU], unified=True) == DeviceChoice("CUDA0", is_unified=True)
     assert choose([JETSON, CPU], vram="8GiB", unified=False) == DeviceChoice("CUDA0", has_tier=True)
     with pytest.raises(UsageError, match="shares the main memory"):
         choose([JETSON, CPU], vram="8GiB")
