@@ -177,6 +177,8 @@ void bind_engine(py::module_ & m) {
             "all_lo_device_bytes", [](const Engine & e) { return e.all_device_bytes(Precision::lo); },
             "Slots on the device for every expert in lo.")
         .def("device_bytes", &Engine::device_bytes, py::arg("options"))
+        .def_property_readonly("least_device_bytes", &Engine::least_device_bytes,
+                               "The least expert_bytes with which batches are llama.cpp's products; 0 with lo copies.")
         .def_property_readonly("has_tier", [](Engine & e) { return e.tier() != nullptr; })
         .def_property_readonly("device_expert_bytes", &Engine::device_expert_bytes, "Slots on the device.")
         .def("tier_stats", [](Engine & e) { return tier_of(e).stats(); })

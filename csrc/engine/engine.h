@@ -75,6 +75,9 @@ class Engine {
     // Memory on the device for every expert in one precision, and what `options` take of it in all.
     uint64_t all_device_bytes(Precision precision) const;
     uint64_t device_bytes(const TierOptions & options) const;
+    // Of TierOptions::expert_bytes, the least with which batches are llama.cpp's products (tier/staging.h); 0: with lo
+    // copies they never are.
+    uint64_t least_device_bytes() const { return has_lo() ? 0 : staged_bytes(device_layouts_); }
     uint64_t device_expert_bytes() const; // slots made
 
     // From the next graph on. REQUIRES: no graph is being computed.

@@ -84,6 +84,9 @@ struct TierShape {
 TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64_t max_area_bytes,
                      const TierOptions & options);
 
+// The least that slots must have for every layer to be staged, in exact mode.
+uint64_t staged_bytes(const CopyLayouts & layouts);
+
 struct TierStats {
     uint64_t  n_hits[n_precisions]         = {}; // an expert wanted by a layer step was on the device
     uint64_t  n_misses[n_precisions]       = {};

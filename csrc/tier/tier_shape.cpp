@@ -9,6 +9,17 @@ namespace {
 constexpr uint32_t min_buffers = 3; // one in use, one being copied, one behind it
 constexpr uint32_t max_buffers = 64;
 
+// Experts in hi of each class's largest layer.
+std::vector<uint32_t> largest_layers(const CopyLayouts & layouts) {
+    std::vector<uint32_t> n(layouts.classes.size(), 0);
+    for (const CopyLayout & layout : layouts.layouts[static_cast<int>(Precision::hi)]) {
+        if (layout.n_expert > 0) {
+            n[layout.class_idx] = std::max(n[layout.class_idx], layout.n_expert);
+        }
+    }
+    return n;
+}
+
 // Spare slots for each class, if copies of one use go into such; 0: there is a ring.
 uint32_t n_spare_slots(const CopyLayouts & layouts, uint64_t largest_bytes, const TierOptions & options) {
     uint64_t one_each = 0; // a slot of every class
@@ -26,23 +37,40 @@ uint32_t n_spare_slots(const CopyLayouts & layouts, uint64_t largest_bytes, cons
     return n >= n_used ? n : 0;
 }
 
+bool may_stage(const CopyLayouts & layouts, const TierOptions & options) {
+    const auto is_lo = [](const SizeClass & size_class) { return size_class.precision == Precision::lo; };
+    return options.has_staging && std::none_of(layouts.classes.begin(), layouts.classes.end(), is_lo);
+}
+
+// In proportion, but each class has slots to lend, if there is memory for that: a class of few layers had too few.
+std::vector<uint32_t> split_slots(const CopyLayouts & layouts, const TierOptions & options) {
+    if (!may_stage(layouts, options) || staged_bytes(layouts) > options.expert_bytes) {
+        return split_budget(layouts.classes, options.expert_bytes, options.lo_share);
+    }
+    const std::vector<uint32_t> least = largest_layers(layouts);
+    std::vector<SizeClass>      rest  = layouts.classes;
+    for (size_t i = 0; i < rest.size(); i++) {
+        rest[i].n_copies -= least[i];
+    }
+    std::vector<uint32_t> n = split_budget(rest, options.expert_bytes - staged_bytes(layouts), 0.0);
+    for (size_t i = 0; i < n.size(); i++) {
+        n[i] += least[i];
+    }
+    return n;
+}
+
 // Slots of each class that a batch can borrow: as many as its largest layer has experts. What all fits is never staged,
 // and with lo copies results are others than llama.cpp's in any case.
 std::vector<uint32_t> n_lendable(const CopyLayouts & layouts, const std::vector<uint32_t> & n_slots,
                                  const TierOptions & options) {
-    std::vector<uint32_t> n(n_slots.size(), 0);
-    bool                  is_wanted = false;
-    for (size_t i = 0; i < n.size(); i++) {
-        if (!options.has_staging || layouts.classes[i].precision == Precision::lo) {
-            return n;
-        }
+    bool is_wanted = false;
+    for (size_t i = 0; i < n_slots.size(); i++) {
         is_wanted = is_wanted || n_slots[i] < layouts.classes[i].n_copies;
     }
-    for (const CopyLayout & layout : layouts.layouts[static_cast<int>(Precision::hi)]) {
-        if (is_wanted && layout.n_expert > 0) {
-            n[layout.class_idx] = std::max(n[layout.class_idx], layout.n_expert);
-        }
+    if (!is_wanted || !may_stage(layouts, options)) {
+        return std::vector<uint32_t>(n_slots.size(), 0);
     }
+    std::vector<uint32_t> n = largest_layers(layouts);
     for (size_t i = 0; i < n.size(); i++) {
         n[i] = n[i] <= n_slots[i] ? n[i] : 0;
     }
@@ -51,10 +79,19 @@ std::vector<uint32_t> n_lendable(const CopyLayouts & layouts, const std::vector<
 
 } // namespace
 
+uint64_t staged_bytes(const CopyLayouts & layouts) {
+    const std::vector<uint32_t> n     = largest_layers(layouts);
+    uint64_t                    bytes = 0;
+    for (size_t i = 0; i < n.size(); i++) {
+        bytes += n[i] * layouts.classes[i].slot_bytes;
+    }
+    return bytes;
+}
+
 TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64_t max_area_bytes,
                      const TierOptions & options) {
     TierShape shape;
-    shape.n_slots         = split_budget(layouts.classes, options.expert_bytes, options.lo_share);
+    shape.n_slots         = split_slots(layouts, options);
     const uint32_t spare  = n_spare_slots(layouts, largest_bytes, options);
     bool           all_in = true;
     for (size_t i = 0; i < shape.n_slots.size(); i++) {

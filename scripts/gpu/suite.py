@@ -172,19 +172,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = options.small or options.model
         n_bytes, n_layers = expert_layers(Path(model))
         vram = str(int(n_bytes * shares[0]))
+        half = str(int(n_bytes * 0.5))
+        # A little more than a layer's experts, since slots are padded.
+        layer = ["hobbit", "--expert-vram", str(int(1.01 * n_bytes / n_layers)), "--no-host-compute"]
+        unified = {
+            "hobbit, unified": ["hobbit", "--unified", "--no-host-compute"],
+            "hobbit, unified, half in memory": ["hobbit", "--unified", "--expert-memory", half, "--no-host-compute"],
+        }
         stock = {"stock, all on the GPU": ["stock"]}
         copied = {"hobbit, a share, all copied": ["hobbit", "--expert-vram", vram, "--no-host-compute"]}
         cases = {
             **stock,
             "stock, experts on the CPU": ["stock", "--cpu-moe", str(n_layers)],
             "hobbit, all on the GPU": ["hobbit", "--vram", "auto"],
-            "hobbit, unified": ["hobbit", "--unified"],
+            **unified,
             **copied,
+            "hobbit, one layer, all copied": layer,
             "hobbit, a share": ["hobbit", "--expert-vram", vram],
             "hobbit, no slots": ["hobbit", "--expert-vram", "0"],
         }
         correctness(options, chosen(cases), model, together=1)
-        cases = {**stock, "hobbit, all on the GPU": ["hobbit", "--vram", "auto"], **copied}
+        cases = {**stock, "hobbit, all on the GPU": ["hobbit", "--vram", "auto"], **unified, **copied}
         correctness(options, chosen(cases), model, together=4)
         if options.whole_lo is not None:
             alone = ["hobbit", "--precision", "mixed", "--lo", options.lo[0], "--lo-share", "1", "--expert-vram"]

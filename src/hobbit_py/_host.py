@@ -54,8 +54,9 @@ if llama_cpp.__version__ != SUPPORTED_LLAMA_CPP_PYTHON:
 if (_runtime_file := own_runtime(c_api._lib)) is not None:
     raise HostError(
         f"llama-cpp-python was built with a C++ runtime inside of {_runtime_file}, which crashes beside the one that "
-        "numpy loads; build it with the shared one: CMAKE_ARGS=-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--no-as-needed,"
-        f"-l:libstdc++.so.6 pip install --force-reinstall --no-cache-dir llama-cpp-python=={SUPPORTED_LLAMA_CPP_PYTHON}."
+        "numpy loads; build it with the shared one: "
+        "CMAKE_ARGS=-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--no-as-needed,-l:libstdc++.so.6 "
+        f"pip install --force-reinstall --no-cache-dir llama-cpp-python=={SUPPORTED_LLAMA_CPP_PYTHON}."
     )
 
 from . import _core as _core  # noqa: E402  (llama_cpp maps the ggml that _core must find)

@@ -47,6 +47,8 @@ class MemoryPlan:
         """The precision in which a GPU holds every expert, and needs no other copy; after `grant`."""
         self.is_lo_alone = False
         """Whether nothing but lo copies is used; after `grant`."""
+        self.missing_vram_bytes = 0
+        """What a GPU lacks for batches to be llama.cpp's products, in exact mode; after `grant`."""
         self._area_bytes = 0  # for a layer's experts in order
         self._ring_bytes = engine.device_bytes(self.tier_options) if device.has_tier else 0
 
@@ -118,6 +120,7 @@ class MemoryPlan:
             self.held = _core.Precision.hi
             return
         self.is_lo_alone = lo_alone
+        self.missing_vram_bytes = max(0, engine.least_device_bytes - options.expert_bytes)
         if lo_alone:
             fewest = _core.TierOptions()
             fewest.ring_bytes = 0  # buffers for copies of one use: if all is held there are none
@@ -133,7 +136,21 @@ class MemoryPlan:
         vram_bytes = self._granted.vram_bytes
         if vram_bytes is None:
             vram_bytes = auto_vram(free_vram_bytes(), in_use.device_bytes)
-        return slot_bytes(vram_bytes, in_use.device_bytes + self._ring_bytes)
+        left_bytes = slot_bytes(vram_bytes, in_use.device_bytes)
+        return max(0, left_bytes - self._fit_ring(left_bytes))
+
+    def _fit_ring(self, left_bytes: int) -> int:
+        """Bytes for copies of one use: as many as the options say, or fewer if a layer has no room besides."""
+        missing_bytes = self._engine.least_device_bytes - (left_bytes - self._ring_bytes)
+        smaller = _core.TierOptions()
+        for ring_bytes in (max(0, smaller.ring_bytes - missing_bytes), 0) if missing_bytes > 0 else ():
+            smaller.ring_bytes = ring_bytes
+            fewer_bytes = self._engine.device_bytes(smaller)
+            if self._engine.least_device_bytes <= left_bytes - fewer_bytes:
+                self.tier_options.ring_bytes = ring_bytes
+                self._ring_bytes = fewer_bytes
+                break
+        return self._ring_bytes
 
     def _of_host(self, context: ContextNeeds) -> ContextNeeds:
         """A device without memory of its own holds what is its in the host's."""

@@ -26,7 +26,7 @@ from .memory import parse_budget
 from .mixed import check_lo, choose_lo, lo_alone_settings, mixed_settings, tuned_filter, wants_lo_alone
 from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
 from .predict import Recording, load_hybrid, load_traces, save_traces
-from .sizes import parse_bytes
+from .sizes import format_bytes, parse_bytes
 from .stats import Stats
 from .trained import give_gates, uses_gates
 from .vram import choose_device, parse_vram
@@ -249,6 +249,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             and wants_lo_alone(engine.paths, lo_path, engine.min_lo_bits, policy=policy, lo_share=lo_share),
         )
         promise = plan.promise(in_use, self._n_output_rows())
+        if plan.missing_vram_bytes > 0:
+            self.note = (
+                "Prompts round otherwise than llama.cpp's, a few experts at a time: the GPU lacks "
+                f"{format_bytes(plan.missing_vram_bytes)} for all experts of one layer."
+            )
         if lo_path is not None:
             holds_lo = plan.held == _core.Precision.lo
             settings = (

@@ -92,9 +92,7 @@ def choose_device(
         )
     if vram is not None and not chosen.is_gpu:
         raise UsageError(f"{chosen.name} has no memory of its own for vram to divide; leave vram out.")
-    return DeviceChoice(
-        chosen.name, has_tier=has_budget or (chosen.is_gpu and not is_unified), is_unified=is_unified
-    )
+    return DeviceChoice(chosen.name, has_tier=has_budget or (chosen.is_gpu and not is_unified), is_unified=is_unified)
 
 
 def parse_vram(vram: int | str | None) -> int | None:

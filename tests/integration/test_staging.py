@@ -237,11 +237,14 @@ def test_a_prompt_that_fails_half_way(
     assert_identical(logits, stock_reference(whole, prompt, DECODE))
 
 
-@pytest.mark.parametrize(("down_quant", "n_staged_layers"), [("Q4_0", 6), ("F16", 5)])
+@pytest.mark.parametrize(
+    ("down_quant", "vram", "n_staged_layers"), [("Q4_0", 3.2, 6), ("F16", 3.2, 5), ("F16", 3.5, 6)]
+)
 def test_layers_of_several_sizes(
-    tiny_model: ModelFactory, stock_reference: StockReference, down_quant: str, n_staged_layers: int
+    tiny_model: ModelFactory, stock_reference: StockReference, down_quant: str, vram: float, n_staged_layers: int
 ) -> None:
-    """Each size lends its own slots. One that has but half a layer's goes the way of tokens."""
+    """Each size lends its own slots. One that has but half a layer's, if there is no memory for one of each size, goes
+    the way of tokens."""
     path = tiny_model(
         "qwen3moe",
         n_layer=6,
@@ -249,7 +252,8 @@ def test_layers_of_several_sizes(
         down_quant=("Q8_0", "Q4_0", "Q8_0", "Q4_0", "Q8_0", down_quant),
     )
     prompt = make_prompt(64)
-    with staged_llama(path, vram=3.2) as model:
+    with staged_llama(path, vram=vram) as model:
+        assert (model.note is None) == (n_staged_layers == 6)
         for _ in range(2):
             logits = checked_logits(model, prompt, DECODE)
         before = model.stats()

@@ -91,9 +91,7 @@ def test_while_experts_are_read_in_the_background(
 
 
 @pytest.mark.parametrize("memory", [ArenaSize.QUARTER, ArenaSize.ALL])
-def test_sizes_of_several_classes(
-    tiny_model: ModelFactory, stock_reference: StockReference, memory: ArenaSize
-) -> None:
+def test_sizes_of_several_classes(tiny_model: ModelFactory, stock_reference: StockReference, memory: ArenaSize) -> None:
     path = tiny_model("qwen3moe", n_layer=4, experts_quant=("Q4_K", "Q8_0") * 2)
     prompt = make_prompt(64)
     with unified_llama(path, memory) as model:

@@ -197,6 +197,7 @@ TEST_CASE("a class lends slots if it has as many as its largest layer has expert
             const uint32_t n_expert = c == 0 ? 8 : 6;
             CHECK(shape.n_staged[c] == (shape.n_slots[c] >= n_expert ? n_expert : 0));
             CHECK(shape.first_staged_slot(c) + shape.n_staged[c] == shape.n_slots[c]);
+            CHECK((shape.n_staged[c] > 0 || n_bytes < staged_bytes(layouts)));
             (shape.n_staged[c] > 0 ? was_lent : was_not)[c] = true;
         }
         uint64_t used_bytes = 0; // none beside the slots and the ring
