@@ -1,9 +1,9 @@
 // Products of one token with quantised rows, rounded as ggml rounds them on CUDA devices.
 //
-// There (mul_mat_vec_q) a row is summed by 128 threads: thread i takes quants 8 (i % 4) .. 8 (i % 4) + 7 of blocks i / 4,
-// i / 4 + 32, ..., and adds the products of each to its own sum with one rounding (fma). The sums of the four warps are
-// added thread by thread, and those of the 32 threads pairwise: distance 16, 8, 4, 2, 1. Integers are exact and so are
-// products of two scales in half precision; nothing else is rounded. A core with vectors for threads does the same.
+// There (mul_mat_vec_q) a row is summed by 128 threads: thread i takes quants 8 (i % 4) .. 8 (i % 4) + 7 of blocks i /
+// 4, i / 4 + 32, ..., and adds the products of each to its own sum with one rounding (fma). The sums of the four warps
+// are added thread by thread, and those of the 32 threads pairwise: distance 16, 8, 4, 2, 1. Integers are exact and so
+// are products of two scales in half precision; nothing else is rounded. A core with vectors for threads does the same.
 //
 // Whether a device does it like this is not asked but tried (moe/device_rounding.h).
 #pragma once
@@ -22,7 +22,8 @@ struct alignas(64) MmvqInput {
 
 struct MmvqKernel {
     using Input                            = MmvqInput;
-    static constexpr int64_t input_weights = 128; // of an Input
+    static constexpr int64_t input_weights = 128;    // of an Input
+    static constexpr size_t  source_bytes  = 4 * 34; // that it is made of
 
     size_t block_bytes; // of 32 weights
 

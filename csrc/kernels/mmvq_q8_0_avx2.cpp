@@ -74,8 +74,8 @@ HOBBIT_AVX2 void multiply(const void * weights, int64_t n_in, int64_t n_rows, co
 
 const MmvqKernel * mmvq_q8_0_avx2() {
     static const MmvqKernel kernel = {sizeof(Q8_0Block), arrange_q8_0, multiply};
-    static const bool       runs   = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                             __builtin_cpu_supports("f16c");
+    static const bool       runs =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     return runs ? &kernel : nullptr;
 }
 

@@ -1,5 +1,5 @@
-// Sixteen threads of the device are a vector here: the eight sums of four blocks' worth of threads each are the 128 of a
-// row.
+// Sixteen threads of the device are a vector here: the eight sums of four blocks' worth of threads each are the 128 of
+// a row.
 #include "kernels/avx512.h"
 #include "kernels/mmvq_blocks.h"
 
@@ -25,20 +25,19 @@ HOBBIT_AVX512_VNNI inline __m512 add_blocks(__m512 sums, const Q8_0Block * block
     const __m512i zero   = _mm512_setzero_si512();
     const __m512i lower  = _mm512_dpbusd_epi32(zero, _mm512_xor_si512(quants_of(blocks), unsign),
                                                _mm512_load_si512(input.quants)); // of four quants each
-    const __m512i upper =
-        _mm512_dpbusd_epi32(zero, _mm512_xor_si512(quants_of(blocks + 2), unsign), _mm512_load_si512(input.quants + 64));
-    const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i odds  = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    const __m512i dots =
-        _mm512_add_epi32(_mm512_add_epi32(_mm512_permutex2var_epi32(lower, evens, upper),
-                                          _mm512_permutex2var_epi32(lower, odds, upper)),
-                         _mm512_load_si512(input.minus_128_sums));
+    const __m512i upper  = _mm512_dpbusd_epi32(zero, _mm512_xor_si512(quants_of(blocks + 2), unsign),
+                                               _mm512_load_si512(input.quants + 64));
+    const __m512i evens  = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odds   = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i dots   = _mm512_add_epi32(
+        _mm512_add_epi32(_mm512_permutex2var_epi32(lower, evens, upper), _mm512_permutex2var_epi32(lower, odds, upper)),
+        _mm512_load_si512(input.minus_128_sums));
 
-    __m128i halves = _mm_cvtsi32_si128(blocks[0].scale);
-    halves         = _mm_insert_epi16(halves, blocks[1].scale, 1);
-    halves         = _mm_insert_epi16(halves, blocks[2].scale, 2);
-    halves         = _mm_insert_epi16(halves, blocks[3].scale, 3);
-    const __m128 scales   = _mm_mul_ps(_mm_cvtph_ps(halves), _mm_load_ps(input.scales));
+    __m128i halves         = _mm_cvtsi32_si128(blocks[0].scale);
+    halves                 = _mm_insert_epi16(halves, blocks[1].scale, 1);
+    halves                 = _mm_insert_epi16(halves, blocks[2].scale, 2);
+    halves                 = _mm_insert_epi16(halves, blocks[3].scale, 3);
+    const __m128  scales   = _mm_mul_ps(_mm_cvtph_ps(halves), _mm_load_ps(input.scales));
     const __m512i of_block = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
     return _mm512_fmadd_ps(_mm512_permutexvar_ps(of_block, _mm512_castps128_ps512(scales)), _mm512_cvtepi32_ps(dots),
                            sums);

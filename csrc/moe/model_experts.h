@@ -5,6 +5,7 @@
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
+#include "moe/device_rounding.h"
 #include "moe/expert_weights.h"
 #include "moe/inner_graph.h"
 #include "moe/route_log.h"
@@ -56,10 +57,12 @@ struct ModelExperts {
     Loader *                 loader  = nullptr; // nullptr until the memory budget is set
     GgmlBufferPtr            host_buffer; // stands for the loader's arenas: kernels look at a weight's buffer type only
     // Of a device with memory of its own; nullptr: it multiplies by what the loader holds.
-    DeviceTier *  tier            = nullptr;
-    DeviceArena * device_arena    = nullptr;
-    bool          host_compute    = true; // the host may multiply by experts that are not on the device
-    int           n_spare_threads = 0;    // of those that compute, to be left to reads (ThreadShare)
+    DeviceTier *  tier         = nullptr;
+    DeviceArena * device_arena = nullptr;
+    bool          host_compute = true; // the host may multiply by experts that are not on the device
+    // What it multiplies for one token as the device would. None in mixed precision.
+    DeviceRounding device_rounding;
+    int            n_spare_threads = 0; // of those that compute, to be left to reads (ThreadShare)
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum

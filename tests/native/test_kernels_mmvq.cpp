@@ -104,8 +104,9 @@ TEST_CASE("so they do for any bytes") {
     for (const MmvqKernel * kernel : kernels_here()) {
         for (const int64_t n_in : sizes) {
             // All quants that there are, -128 among the weights', and scales that are not numbers left out.
-            std::vector<char> rows(ggml_row_size(GGML_TYPE_Q8_0, n_in) * 16), input(ggml_row_size(GGML_TYPE_Q8_0, n_in));
-            const auto        fill = [&](std::vector<char> & blocks, int least) {
+            std::vector<char> rows(ggml_row_size(GGML_TYPE_Q8_0, n_in) * 16),
+                input(ggml_row_size(GGML_TYPE_Q8_0, n_in));
+            const auto fill = [&](std::vector<char> & blocks, int least) {
                 for (size_t i = 0; i < blocks.size(); ++i) {
                     blocks[i] = static_cast<char>(std::max(least, static_cast<int>(random() % 256) - 128));
                     if (i % kernel->block_bytes == 1) {
