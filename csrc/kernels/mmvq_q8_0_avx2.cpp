@@ -12,6 +12,7 @@ namespace hobbit::kernels {
 
 namespace {
 
+constexpr int64_t n_weights       = Q8_0Inputs::n_blocks * q8_0_weights;
 constexpr int64_t n_sums          = 16;
 constexpr int64_t sums_per_input  = 2;
 constexpr int64_t inputs_per_pass = n_sums / sums_per_input;
@@ -36,7 +37,7 @@ HOBBIT_AVX2 inline __m256 add_blocks(__m256 sums, const Q8_0Block * blocks, cons
                            sums);
 }
 
-HOBBIT_AVX2 float multiply_row(const Q8_0Block * row, int64_t n_inputs, const MmvqInput * inputs) {
+HOBBIT_AVX2 float multiply_row(const Q8_0Block * row, int64_t n_inputs, const Q8_0Inputs * inputs) {
     __m256 sums[n_sums];
     for (__m256 & s : sums) {
         s = _mm256_setzero_ps();
@@ -44,8 +45,8 @@ HOBBIT_AVX2 float multiply_row(const Q8_0Block * row, int64_t n_inputs, const Mm
     for (int64_t first = 0; first < n_inputs; first += inputs_per_pass) {
         const int64_t n = n_inputs - first < inputs_per_pass ? n_inputs - first : inputs_per_pass;
         for (int64_t i = 0; i < n; ++i) {
-            const Q8_0Block * blocks = row + (first + i) * blocks_per_input;
-            const MmvqInput & input  = inputs[first + i];
+            const Q8_0Block *  blocks = row + (first + i) * Q8_0Inputs::n_blocks;
+            const Q8_0Inputs & input  = inputs[first + i];
             _mm_prefetch(reinterpret_cast<const char *>(blocks) + 4096, _MM_HINT_T0);
             _mm_prefetch(reinterpret_cast<const char *>(blocks) + 4096 + 64, _MM_HINT_T0);
             sums[2 * i]     = add_blocks(sums[2 * i], blocks, input.quants, input.scales);
@@ -62,18 +63,17 @@ HOBBIT_AVX2 float multiply_row(const Q8_0Block * row, int64_t n_inputs, const Mm
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
-HOBBIT_AVX2 void multiply(const void * weights, int64_t n_in, int64_t n_rows, const MmvqInput * inputs,
-                          float * outputs) {
+HOBBIT_AVX2 void multiply(const void * weights, int64_t n_in, int64_t n_rows, const void * inputs, float * outputs) {
     const auto * row = static_cast<const Q8_0Block *>(weights);
     for (int64_t i = 0; i < n_rows; ++i, row += n_in / q8_0_weights) {
-        outputs[i] = multiply_row(row, n_in / MmvqKernel::input_weights, inputs);
+        outputs[i] = multiply_row(row, n_in / n_weights, static_cast<const Q8_0Inputs *>(inputs));
     }
 }
 
 } // namespace
 
 const MmvqKernel * mmvq_q8_0_avx2() {
-    static const MmvqKernel kernel = {sizeof(Q8_0Block), arrange_q8_0, multiply};
+    static const MmvqKernel kernel = {sizeof(Q8_0Block), n_weights, sizeof(Q8_0Inputs), arrange_for_q8_0, multiply};
     static const bool       runs =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     return runs ? &kernel : nullptr;

@@ -1,3 +1,4 @@
+// Thread by thread as on the device. REQUIRES of the compiler: no contraction of its own (it is in the order of fma()).
 #include "kernels/mmvq_blocks.h"
 
 #include <cmath>
@@ -7,85 +8,142 @@ namespace hobbit::kernels {
 
 namespace {
 
-constexpr int64_t n_warps           = 4;
-constexpr int64_t warp_size         = 32;
-constexpr int64_t threads_per_block = 4; // of 32 weights
-constexpr int64_t quants_per_thread = q8_0_weights / threads_per_block;
+constexpr int64_t n_warps   = 4;
+constexpr int64_t warp_size = 32;
 
-float sum_of_thread(int64_t thread_idx, const Q8_0Block * row, int64_t n_blocks, const MmvqInput * inputs) {
-    const int64_t first = thread_idx % threads_per_block * quants_per_thread;
-    float         sum   = 0;
-    for (int64_t i = thread_idx / threads_per_block; i < n_blocks; i += n_warps * warp_size / threads_per_block) {
-        const MmvqInput & input = inputs[i / blocks_per_input];
-        const int64_t     at    = i % blocks_per_input;
-        int32_t           dot   = 0;
-        for (int64_t j = first; j < first + quants_per_thread; ++j) {
-            dot += row[i].quants[j] * input.quants[at * q8_0_weights + j];
-        }
-        sum = std::fma(half_to_float(row[i].scale) * input.scales[at], static_cast<float>(dot), sum);
+int32_t dot_of(const int8_t * a, const int8_t * b, int64_t n) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        sum += a[i] * b[i];
     }
     return sum;
 }
 
-float multiply_row(const Q8_0Block * row, int64_t n_blocks, const MmvqInput * inputs) {
-    float lanes[warp_size];
-    for (int64_t lane = 0; lane < warp_size; ++lane) {
-        lanes[lane] = sum_of_thread(lane, row, n_blocks, inputs);
-        for (int64_t warp = 1; warp < n_warps; ++warp) {
-            lanes[lane] += sum_of_thread(warp * warp_size + lane, row, n_blocks, inputs);
-        }
+// Each Block has a function that adds a block's products of one thread to that thread's sum. `inputs` begin with the
+// block's.
+struct Q8_0Rows {
+    using Block                              = Q8_0Block;
+    static constexpr int64_t n_weights       = q8_0_weights;
+    static constexpr int64_t block_n_threads = 4; // eight quants each
+
+    static float add(float sum, int64_t thread_idx, const Block & block, const Q8_0Block * inputs) {
+        const int32_t dot = dot_of(block.quants + 8 * thread_idx, inputs->quants + 8 * thread_idx, 8);
+        return std::fma(half_to_float(block.scale) * half_to_float(inputs->scale), static_cast<float>(dot), sum);
     }
-    for (int64_t distance = warp_size / 2; distance > 0; distance /= 2) {
-        for (int64_t lane = 0; lane < distance; ++lane) { // both of a pair get the same sum
-            lanes[lane] += lanes[lane + distance];
+};
+
+struct Q4KRows {
+    using Block                              = Q4KBlock;
+    static constexpr int64_t n_weights       = k_weights;
+    static constexpr int64_t block_n_threads = 16; // four of each group of 32: two times four neighbours
+
+    static float add(float sum, int64_t thread_idx, const Block & block, const Q8_0Block * inputs) {
+        const int64_t pair      = thread_idx / 4;
+        const int64_t first     = 4 * (thread_idx % 4);
+        float         of_scales = 0, of_mins = 0;
+        for (int64_t i = 0; i < 2; ++i) {
+            const int64_t     group = 2 * pair + i;
+            const Q8_0Block & input = inputs[group];
+            int8_t            quants[8], ones[8];
+            int8_t            values[8];
+            for (int64_t j = 0; j < 8; ++j) {
+                const int64_t at = first + j % 4 + 16 * (j / 4);
+                quants[j]        = static_cast<int8_t>((block.quants[32 * pair + at] >> (4 * i)) & 15);
+                ones[j]          = 1;
+                values[j]        = input.quants[at];
+            }
+            const uint8_t * s        = block.group_scales;
+            const int32_t   scale    = group < 4 ? s[group] & 63 : (s[group + 4] & 15) | ((s[group - 4] >> 6) << 4);
+            const int32_t   min      = group < 4 ? s[group + 4] & 63 : (s[group + 4] >> 4) | ((s[group] >> 6) << 4);
+            const float     of_input = half_to_float(input.scale);
+            of_scales = std::fma(of_input, static_cast<float>(dot_of(quants, values, 8) * scale), of_scales);
+            of_mins   = std::fma(of_input, static_cast<float>(dot_of(ones, values, 8) * min), of_mins);
         }
+        return sum + std::fma(half_to_float(block.scale), of_scales, -(half_to_float(block.min_scale) * of_mins));
     }
-    return lanes[0];
+};
+
+struct Q6KRows {
+    using Block                              = Q6KBlock;
+    static constexpr int64_t n_weights       = k_weights;
+    static constexpr int64_t block_n_threads = 32; // four neighbours of two groups each
+
+    static float add(float sum, int64_t thread_idx, const Block & block, const Q8_0Block * inputs) {
+        const int64_t half = thread_idx / 16, in_half = thread_idx % 16;
+        float         of_groups = 0;
+        for (int64_t i = 0; i < 2; ++i) {
+            int8_t quants[4];
+            for (int64_t j = 0; j < 4; ++j) {
+                const int lower = (block.lower[4 * thread_idx + j] >> (4 * i)) & 15;
+                const int upper = (block.upper[32 * half + 4 * (in_half % 8) + j] >> (2 * (in_half / 8) + 4 * i)) & 3;
+                quants[j]       = static_cast<int8_t>((lower | upper << 4) - 32);
+            }
+            const Q8_0Block & input = inputs[4 * half + in_half / 8 + 2 * i];
+            const int32_t     dot   = dot_of(quants, input.quants + 4 * (in_half % 8), 4);
+            const int32_t     scale = block.group_scales[8 * half + in_half / 4 + 4 * i];
+            of_groups               = std::fma(half_to_float(input.scale), static_cast<float>(dot * scale), of_groups);
+        }
+        return std::fma(half_to_float(block.scale), of_groups, sum);
+    }
+};
+
+template <typename Rows>
+float sum_of_thread(int64_t thread_idx, const typename Rows::Block * row, int64_t n_blocks, const Q8_0Block * inputs) {
+    float sum = 0;
+    for (int64_t i = thread_idx / Rows::block_n_threads; i < n_blocks;
+         i += n_warps * warp_size / Rows::block_n_threads) {
+        sum = Rows::add(sum, thread_idx % Rows::block_n_threads, row[i], inputs + i * (Rows::n_weights / q8_0_weights));
+    }
+    return sum;
 }
 
-void multiply(const void * weights, int64_t n_in, int64_t n_rows, const MmvqInput * inputs, float * outputs) {
-    const auto *  row      = static_cast<const Q8_0Block *>(weights);
-    const int64_t n_blocks = n_in / q8_0_weights;
+template <typename Rows>
+void multiply(const void * weights, int64_t n_in, int64_t n_rows, const void * inputs, float * outputs) {
+    const auto *  row      = static_cast<const typename Rows::Block *>(weights);
+    const auto *  blocks   = static_cast<const Q8_0Block *>(inputs);
+    const int64_t n_blocks = n_in / Rows::n_weights;
     for (int64_t i = 0; i < n_rows; ++i, row += n_blocks) {
-        outputs[i] = multiply_row(row, n_blocks, inputs);
+        float lanes[warp_size];
+        for (int64_t lane = 0; lane < warp_size; ++lane) {
+            lanes[lane] = sum_of_thread<Rows>(lane, row, n_blocks, blocks);
+            for (int64_t warp = 1; warp < n_warps; ++warp) {
+                lanes[lane] += sum_of_thread<Rows>(warp * warp_size + lane, row, n_blocks, blocks);
+            }
+        }
+        for (int64_t distance = warp_size / 2; distance > 0; distance /= 2) {
+            for (int64_t lane = 0; lane < distance; ++lane) { // both of a pair get the same sum
+                lanes[lane] += lanes[lane + distance];
+            }
+        }
+        outputs[i] = lanes[0];
     }
 }
+
+template <typename Rows> void arrange(const void * blocks, int64_t n_in, void * inputs) { // as they are
+    std::memcpy(inputs, blocks, static_cast<size_t>(n_in / q8_0_weights) * sizeof(Q8_0Block));
+}
+
+template <typename Rows>
+constexpr MmvqKernel kernel = {sizeof(typename Rows::Block), Rows::n_weights,
+                               Rows::n_weights / q8_0_weights * sizeof(Q8_0Block), arrange<Rows>, multiply<Rows>};
 
 } // namespace
 
 float half_to_float(uint16_t half) {
-    const uint32_t exponent = (half >> 10) & 0x1fu;
-    const uint32_t mantissa = half & 0x3ffu;
-    const float    sign     = (half & 0x8000u) != 0 ? -1.0F : 1.0F;
+    const int   exponent = (half >> 10) & 0x1f;
+    const int   mantissa = half & 0x3ff;
+    const float sign     = (half & 0x8000) != 0 ? -1.0F : 1.0F;
     if (exponent == 0) {
         return sign * std::ldexp(static_cast<float>(mantissa), -24);
     }
     if (exponent == 0x1f) {
         return mantissa != 0 ? NAN : sign * INFINITY;
     }
-    return sign * std::ldexp(static_cast<float>(mantissa | 0x400u), static_cast<int>(exponent) - 25);
+    return sign * std::ldexp(static_cast<float>(mantissa | 0x400), exponent - 25);
 }
 
-void arrange_q8_0(const void * blocks, int64_t n_in, MmvqInput * inputs) {
-    const auto * block = static_cast<const Q8_0Block *>(blocks);
-    for (MmvqInput * input = inputs; input != inputs + n_in / MmvqKernel::input_weights; ++input) {
-        for (int64_t i = 0; i < blocks_per_input; ++i, ++block) {
-            input->scales[i] = half_to_float(block->scale);
-            std::memcpy(input->quants + i * q8_0_weights, block->quants, sizeof(block->quants));
-        }
-        for (int64_t i = 0; i < MmvqKernel::input_weights / quants_per_thread; ++i) {
-            int32_t sum = 0;
-            for (int64_t j = 0; j < quants_per_thread; ++j) {
-                sum += input->quants[i * quants_per_thread + j];
-            }
-            input->minus_128_sums[i] = -128 * sum;
-        }
-    }
-}
-
-const MmvqKernel & mmvq_q8_0_reference() {
-    static const MmvqKernel kernel = {sizeof(Q8_0Block), arrange_q8_0, multiply};
-    return kernel;
-}
+const MmvqKernel & mmvq_q8_0_reference() { return kernel<Q8_0Rows>; }
+const MmvqKernel & mmvq_q4_k_reference() { return kernel<Q4KRows>; }
+const MmvqKernel & mmvq_q6_k_reference() { return kernel<Q6KRows>; }
 
 } // namespace hobbit::kernels

@@ -26,9 +26,6 @@ struct alignas(64) InputBlock {
 };
 
 struct RowKernel {
-    using Input                            = InputBlock;
-    static constexpr int64_t input_weights = block_weights; // of an Input
-
     size_t block_bytes; // of 256 weights
 
     // blocks [n_in / 256] of inputs [n_in]. REQUIRES: n_in is a multiple of 256.

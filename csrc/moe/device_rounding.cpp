@@ -65,7 +65,7 @@ bool is_alike(ggml_backend_t device, const kernels::MmvqKernel & kernel, ggml_ty
     ggml_backend_tensor_get(quants, quant_bytes.data(), 0, quant_bytes.size());
     std::vector<float> wanted(n_rows * n_used), found(n_rows);
     ggml_backend_tensor_get(product, wanted.data(), 0, ggml_nbytes(product));
-    std::vector<kernels::MmvqInput> arranged(static_cast<size_t>(n_in / kernels::MmvqKernel::input_weights));
+    kernels::ArrangedInputs arranged(kernel, n_in);
     for (int64_t i = 0; i < n_used; ++i) {
         kernel.arrange(quant_bytes.data() + static_cast<size_t>(i) * quants->nb[1], n_in, arranged.data());
         kernel.multiply(weight_bytes.data() + static_cast<size_t>(id_values[i]) * weights->nb[2], n_in, n_rows,

@@ -1,6 +1,7 @@
 #include "moe/expert_matmul.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 namespace hobbit {
@@ -21,9 +22,7 @@ constexpr int64_t max_kernel_tokens = 7;
 constexpr int     tensors_per_product = 10;
 constexpr int64_t index_arrays        = 3; // of a product, each with an index for every row
 static_assert(kernel_product_tensors <= tensors_per_product);
-// Scratch has room for floats.
-static_assert(sizeof(kernels::InputBlock) <= kernels::RowKernel::input_weights * sizeof(float));
-static_assert(sizeof(kernels::MmvqInput) <= kernels::MmvqKernel::input_weights * sizeof(float));
+static_assert(sizeof(kernels::InputBlock) <= kernels::block_weights * sizeof(float)); // scratch has room for floats
 
 bool is_consecutive(const std::vector<int32_t> & v) {
     for (size_t i = 1; i < v.size(); ++i) {
@@ -296,7 +295,9 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, co
     const size_t   in_stride = broadcast ? input->nb[2] : input->nb[1];
 
     if (input->type == GGML_TYPE_Q8_0) { // HostProducts: as the device quantised it
-        add_by_kernel(graph, node, *mmvq_kernel_for(weights->type, n_in), weights);
+        const auto & kernel = *mmvq_kernel_for(weights->type, n_in);
+        assert(kernel.input_bytes <= static_cast<size_t>(kernel.input_weights) * sizeof(float)); // as scratch has room
+        add_by_kernel(graph, node, kernel, weights);
         return {};
     }
     if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float) || !ggml_is_contiguous(output) ||

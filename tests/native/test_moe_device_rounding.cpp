@@ -67,17 +67,19 @@ TEST_CASE("what is covered are shapes with a kernel") {
     CHECK_FALSE(rounding.covers(GGML_TYPE_Q8_0, n_in + 32)); // no whole blocks of a kernel
     CHECK_FALSE(rounding.covers(GGML_TYPE_Q8_0, 512));       // not tried
     CHECK_FALSE(rounding.covers(GGML_TYPE_F16, n_in));
+    CHECK(mmvq_kernel_for(GGML_TYPE_Q4_K, n_in + 128) == nullptr);
     CHECK_FALSE(rounding.covers_all());
     CHECK(DeviceRounding::assumed({{GGML_TYPE_Q8_0, n_in}}).covers_all() == has_kernel);
 }
 
 TEST_CASE("inputs get a twin of quants, once, at the same address in every layer") {
-    Host                host;
-    QuantizedInputs     quants(host.backend.get());
-    std::vector<float>  values = random_values(3 * n_in, 1);
-    const GgmlBufferPtr buffer(ggml_backend_cpu_buffer_from_ptr(values.data(), values.size() * sizeof(float)));
-    ggml_tensor         one = rows_of(GGML_TYPE_F32, 1, buffer.get(), values.data());
-    ggml_tensor         two = rows_of(GGML_TYPE_F32, 2, buffer.get(), values.data() + n_in);
+    Host                  host;
+    QuantizedInputs       quants(host.backend.get());
+    std::vector<float>    values = random_values(3 * n_in, 1);
+    alignas(64) std::byte anchor[64];
+    const GgmlBufferPtr   buffer(ggml_backend_cpu_buffer_from_ptr(anchor, sizeof(anchor)));
+    ggml_tensor           one = rows_of(GGML_TYPE_F32, 1, buffer.get(), values.data());
+    ggml_tensor           two = rows_of(GGML_TYPE_F32, 2, buffer.get(), values.data() + n_in);
     CHECK(quants.of(&one) == nullptr);
     const ggml_tensor * of_one = quants.add(host.graph, &one);
     const ggml_tensor * of_two = quants.add(host.graph, &two);
@@ -130,12 +132,12 @@ TEST_CASE("a node multiplies rows of several slots") {
         const auto & reference = kernels::mmvq_q8_0_reference();
         const size_t row_bytes = ggml_row_size(GGML_TYPE_Q8_0, n_in);
         for (size_t i = 0; i < row_idxs.size(); ++i) {
-            const auto         input_idx = static_cast<size_t>(is_shared ? 0 : row_idxs[i]);
-            kernels::MmvqInput arranged[n_in / kernels::MmvqKernel::input_weights];
-            reference.arrange(inputs.data() + input_idx * row_bytes, n_in, arranged);
+            const auto              input_idx = static_cast<size_t>(is_shared ? 0 : row_idxs[i]);
+            kernels::ArrangedInputs arranged(reference, n_in);
+            reference.arrange(inputs.data() + input_idx * row_bytes, n_in, arranged.data());
             std::vector<float> wanted(n_out);
             reference.multiply(weights.data() + static_cast<size_t>(slot_idxs[i]) * n_out * row_bytes, n_in, n_out,
-                               arranged, wanted.data());
+                               arranged.data(), wanted.data());
             const float * found = outputs.data() + row_idxs[i] * n_out;
             CHECK(std::vector<float>(found, found + n_out) == wanted);
         }
