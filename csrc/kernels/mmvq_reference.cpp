@@ -1,4 +1,4 @@
-// Thread by thread as on the device. REQUIRES of the compiler: no contraction of its own (it is in the order of fma()).
+// Thread by thread as on the device. Where that adds with one rounding, fma() is written out.
 #include "kernels/mmvq_blocks.h"
 
 #include <cmath>
