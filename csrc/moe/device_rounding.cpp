@@ -5,7 +5,6 @@
 #include "moe/kernel_nodes.h"
 
 #include <cmath>
-#include <new>
 #include <random>
 #include <vector>
 
@@ -46,7 +45,7 @@ bool is_alike(ggml_backend_t device, const kernels::MmvqKernel & kernel, ggml_ty
     }
     const GgmlBufferPtr buffer(ggml_backend_alloc_ctx_tensors(ctx.get(), device));
     if (!buffer) {
-        throw std::bad_alloc();
+        return false;
     }
 
     std::vector<char>        weight_bytes(ggml_nbytes(weights));
@@ -91,10 +90,7 @@ DeviceRounding::DeviceRounding(ggml_backend_dev_t device, const std::set<RowShap
         if (!backend) {
             backend.reset(ggml_backend_dev_init(device, nullptr));
         }
-        if (!backend) {
-            throw std::bad_alloc();
-        }
-        if (is_alike(backend.get(), *kernel, type, n_in)) {
+        if (backend && is_alike(backend.get(), *kernel, type, n_in)) {
             alike_.insert({type, n_in});
         }
     }

@@ -20,7 +20,7 @@ class DeviceRounding {
   public:
     // None.
     DeviceRounding() = default;
-    // Tries each shape for which there is a kernel. Throws std::bad_alloc.
+    // Tries each shape for which there is a kernel, as far as the device has memory for that.
     DeviceRounding(ggml_backend_dev_t device, const std::set<RowShape> & shapes);
     // All for which there is a kernel, whatever the device computes: for tests.
     static DeviceRounding assumed(const std::set<RowShape> & shapes);
