@@ -289,6 +289,22 @@ void Engine::set_device_memory(const TierOptions & options) {
     tier_                 = std::make_unique<DeviceTier>(device_layouts_, n_expert, shape, *device_arena_, options);
     experts_.device_arena = device_arena_.get();
     experts_.tier         = tier_.get();
+    const bool is_gpu     = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
+    if (is_gpu && !has_lo()) {
+        experts_.device_rounding = DeviceRounding(inner_device_, row_shapes());
+    }
+}
+
+void Engine::assume_device_rounding() { experts_.device_rounding = DeviceRounding::assumed(row_shapes()); }
+
+std::set<RowShape> Engine::row_shapes() const {
+    std::set<RowShape> shapes;
+    for (const LayerShapes & layer : experts_.layers) {
+        for (const PartShape & part : layer.parts[static_cast<int>(Precision::hi)]) {
+            shapes.insert({part.type, part.n_in});
+        }
+    }
+    return shapes;
 }
 
 void Engine::fill_device_memory(Precision precision) {

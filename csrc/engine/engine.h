@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,10 @@ class Engine {
     void set_spare_threads(int n_threads) { experts_.n_spare_threads = n_threads; }
     // Whether the host may multiply by experts that are not on the device. REQUIRES: no graph is being computed.
     void set_host_compute(bool host_compute) { experts_.host_compute = host_compute; }
+    // Whether what the host multiplies for single tokens has the device's bits, whichever experts it is.
+    bool has_device_rounding() const { return experts_.device_rounding.covers_all(); }
+    // For tests: as if the device rounded as kernels do that were made for others.
+    void assume_device_rounding();
     // Memory on the device for every expert in one precision, and what `options` take of it in all.
     uint64_t all_device_bytes(Precision precision) const;
     uint64_t device_bytes(const TierOptions & options) const;
@@ -129,11 +134,12 @@ class Engine {
     Status take_error() { return experts_.take_error(); }
 
   private:
-    MakeArena device_visible_memory() const;
-    void      check_pair() const;
-    uint64_t  gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
-    void      describe_layers();
-    void      make_layer_area(const MakeArena & make_arena);
+    MakeArena          device_visible_memory() const;
+    void               check_pair() const;
+    std::set<RowShape> row_shapes() const;      // of all experts as in the model
+    uint64_t           gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
+    void               describe_layers();
+    void               make_layer_area(const MakeArena & make_arena);
 
     GgufModel                        hi_model_;
     ExpertStore                      hi_store_;

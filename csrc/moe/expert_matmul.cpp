@@ -1,6 +1,7 @@
 #include "moe/expert_matmul.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 namespace hobbit {
@@ -293,6 +294,12 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, co
     const bool     broadcast = input->ne[1] == 1; // all experts of a token read the same row
     const size_t   in_stride = broadcast ? input->nb[2] : input->nb[1];
 
+    if (input->type == GGML_TYPE_Q8_0) { // HostProducts: as the device quantised it
+        const auto & kernel = *mmvq_kernel_for(weights->type, n_in);
+        assert(kernel.input_bytes <= static_cast<size_t>(kernel.input_weights) * sizeof(float)); // as scratch has room
+        add_by_kernel(graph, node, kernel, weights);
+        return {};
+    }
     if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float) || !ggml_is_contiguous(output) ||
         (!broadcast && n_tokens > 1 && input->nb[2] != in_stride * static_cast<size_t>(n_used))) {
         return Status::error(std::string("cannot gather rows for ") + node.node->name + ": unexpected memory layout");
@@ -360,7 +367,8 @@ Status ExpertMatmul::add_product(InnerGraph & graph, const ExpertNode & node, co
 }
 
 // Reads the input's rows and writes the output's where they are.
-void ExpertMatmul::add_by_kernel(InnerGraph & graph, const ExpertNode & node, const kernels::RowKernel & kernel,
+template <typename Kernel>
+void ExpertMatmul::add_by_kernel(InnerGraph & graph, const ExpertNode & node, const Kernel & kernel,
                                  ggml_tensor * weights) {
     const ggml_tensor * input  = node.node->src[1];
     const ggml_tensor * output = node.node;
@@ -372,7 +380,7 @@ void ExpertMatmul::add_by_kernel(InnerGraph & graph, const ExpertNode & node, co
     for (size_t i = 0; i < indices_.size(); ++i) {
         indices_[i] = static_cast<int32_t>(broadcast ? rows_[i] / n_used : rows_[i]);
     }
-    ggml_tensor * inputs = graph.tensor_over(GGML_TYPE_F32, input->ne[0], (broadcast ? 1 : n_used) * n_tokens, 1,
+    ggml_tensor * inputs = graph.tensor_over(input->type, input->ne[0], (broadcast ? 1 : n_used) * n_tokens, 1,
                                              input->buffer, input->data);
     inputs->nb[1]        = broadcast ? input->nb[2] : input->nb[1];
     ggml_tensor * outputs =

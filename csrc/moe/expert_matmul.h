@@ -64,8 +64,8 @@ class ExpertMatmul {
                        uint32_t n_padded);
     void   append_rows(const LayerStep & step, uint32_t key_idx, int32_t id);
     void   pad_rows(uint32_t n_padded);
-    void   add_by_kernel(InnerGraph & graph, const ExpertNode & node, const kernels::RowKernel & kernel,
-                         ggml_tensor * weights);
+    template <typename Kernel>
+    void   add_by_kernel(InnerGraph & graph, const ExpertNode & node, const Kernel & kernel, ggml_tensor * weights);
     Status make_room(InnerGraph & graph, const ExpertNode & node);
 
     // Makes the tensor of a product's weights.

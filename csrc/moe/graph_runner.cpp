@@ -92,7 +92,7 @@ Status GraphRunner::compute_to_router() {
     reads_.clear();
     if (view_.n_tokens() == 1) {
         reads_.want(view_.ids);
-        reads_.want(view_.nodes.front().node->src[1]);
+        reads_.want(tiered_.add_input(view_, inner_));
         if (view_.weights != nullptr) {
             reads_.want(view_.weights);
         }

@@ -37,13 +37,13 @@ void HostProducts::set_n_threads(int n_threads) {
     }
 }
 
-void HostProducts::begin(const ExpertNode & node, const DeviceReads & reads) {
+void HostProducts::begin(const ExpertNode & node, const ggml_tensor * input, const DeviceReads & reads) {
     if (n_mirrors_ == mirrors_.size()) {
         mirrors_.emplace_back();
     }
-    Mirror &            mirror = mirrors_[n_mirrors_++];
-    const ggml_tensor * input  = node.node->src[1];
-    mirror.original            = node.node;
+    Mirror & mirror = mirrors_[n_mirrors_++];
+    mirror.original = node.node;
+    mirror.source   = input;
     mirror.key_idxs.clear();
     mirror.output_data.resize(ggml_nbytes(node.node));
     mirror.input_data.resize(ggml_nbytes(input));
@@ -51,7 +51,7 @@ void HostProducts::begin(const ExpertNode & node, const DeviceReads & reads) {
     // Two nodes of a layer often read the same input.
     const Mirror * same = nullptr;
     for (size_t i = 0; i + 1 < n_mirrors_; i++) {
-        same = mirrors_[i].original->src[1]->data == input->data ? &mirrors_[i] : same;
+        same = mirrors_[i].source->data == input->data ? &mirrors_[i] : same;
     }
     if (same != nullptr && same->input_data.size() == mirror.input_data.size()) {
         mirror.input_data = same->input_data;

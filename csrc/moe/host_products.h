@@ -16,8 +16,9 @@ class HostProducts {
 
     void set_n_threads(int n_threads);
 
-    // Fetches the node's input. REQUIRES: it was computed; the layer's nodes are begun in graph order.
-    void begin(const ExpertNode & node, const DeviceReads & reads);
+    // Fetches the node's input: itself, or its twin in Q8_0 (QuantizedInputs), which is multiplied by as the device
+    // does it. REQUIRES: it was computed; the layer's nodes are begun in graph order.
+    void begin(const ExpertNode & node, const ggml_tensor * input, const DeviceReads & reads);
     // Multiplies rows of a node that was begun. Done after compute() and send(). REQUIRES: the part of every expert is
     // there.
     Status add(const ExpertNode & node, const LayerView & view, const LayerStep & step, const LoadedWeights & weights,
@@ -39,6 +40,7 @@ class HostProducts {
         ggml_tensor            output{};
         ggml_tensor            input{};
         ggml_tensor *          original = nullptr;
+        const ggml_tensor *    source   = nullptr; // of the input
         std::vector<std::byte> input_data;
         std::vector<std::byte> output_data;
         std::vector<uint32_t>  key_idxs; // added and not sent

@@ -5,6 +5,7 @@
 #include "cache/copy_layout.h"
 #include "ggml.h"
 #include "loader/loader.h"
+#include "moe/device_rounding.h"
 #include "moe/expert_weights.h"
 #include "moe/inner_graph.h"
 #include "moe/route_log.h"
@@ -62,10 +63,12 @@ struct ModelExperts {
     DeviceArena * device_arena = nullptr;
     // Of a device that computes with the host's memory, and takes sums by the size of a product: batches are put in
     // order (UnifiedLayer), where a layer's experts do not lie so, in the area. nullptr: there is none.
-    bool        is_unified      = false;
-    LayerArea * layer_area      = nullptr;
-    bool        host_compute    = true; // the host may multiply by experts that are not on the device
-    int         n_spare_threads = 0;    // of those that compute, to be left to reads (ThreadShare)
+    bool        is_unified   = false;
+    LayerArea * layer_area   = nullptr;
+    bool        host_compute = true; // the host may multiply by experts that are not on the device
+    // What it multiplies for one token as the device would. None in mixed precision.
+    DeviceRounding device_rounding;
+    int            n_spare_threads = 0; // of those that compute, to be left to reads (ThreadShare)
     // Set between graphs. Never nullptr.
     std::shared_ptr<const PrecisionPolicy> precision_policy = make_always_high();
     bool                                   skip_renorm      = false; // weights of the kept experts grow to the old sum

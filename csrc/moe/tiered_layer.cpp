@@ -28,6 +28,13 @@ void TieredLayer::set_n_threads(int n_threads) {
     }
 }
 
+const ggml_tensor * TieredLayer::add_input(const LayerView & view, InnerGraph & inner) {
+    quants_.clear();
+    const ExpertNode &  first  = view.nodes.front();
+    const ggml_tensor * quants = rounds_as_device(view, first) ? quants_.add(inner, first.node->src[1]) : nullptr;
+    return quants != nullptr ? quants : first.node->src[1];
+}
+
 void TieredLayer::begin(const LayerView & view, LayerStep & step) {
     view_      = &view;
     step_      = &step;
@@ -264,7 +271,7 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
     const bool is_whole = !slot_ids_.empty();
     // The host needs its inputs; and without a whole product to come, the device can begin with what it has.
     if (!host_shares_.empty() || !is_whole) {
-        const bool   wait   = !host_shares_.empty() && !inputs_computed_;
+        const bool   wait   = !host_shares_.empty() && (quantize_inputs(inner) || !inputs_computed_);
         const Status status = wait ? inner.compute() : inner.submit();
         if (!status.ok()) {
             return status;

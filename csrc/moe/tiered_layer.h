@@ -7,6 +7,7 @@
 #include "moe/host_products.h"
 #include "moe/layer_copies.h"
 #include "moe/promotions.h"
+#include "moe/quantized_inputs.h"
 #include "tier/step_plan.h"
 
 #include <functional>
@@ -18,10 +19,13 @@ namespace hobbit {
 
 class TieredLayer {
   public:
-    explicit TieredLayer(ggml_backend_t device) : device_(device) {}
+    explicit TieredLayer(ggml_backend_t device) : device_(device), quants_(device) {}
 
     void set_n_threads(int n_threads);
 
+    // To the run that ends at the layer's router: adds what the host will want of it beside its choice, and returns
+    // that.
+    const ggml_tensor * add_input(const LayerView & view, InnerGraph & inner);
     // Finds out what is missing and begins to bring it. REQUIRES: step.select(); end() of the step before.
     void begin(const LayerView & view, LayerStep & step);
     // Lets go of the layer. REQUIRES: what was added was computed.
@@ -59,6 +63,8 @@ class TieredLayer {
     Status add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
     Status complete_all(InnerGraph & inner, ExpertMatmul & matmul);
     void   find_host_shares();
+    bool   rounds_as_device(const LayerView & view, const ExpertNode & node) const;
+    bool   quantize_inputs(InnerGraph & inner);
     Status compute_host();
     Status send_host();
     Status run_host();
@@ -74,6 +80,7 @@ class TieredLayer {
 
     ggml_backend_t                device_;
     std::unique_ptr<HostProducts> host_; // made when it is first needed
+    QuantizedInputs               quants_;
     int                           n_threads_ = GGML_DEFAULT_N_THREADS;
 
     const LayerView *               view_    = nullptr;

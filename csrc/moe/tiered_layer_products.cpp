@@ -98,6 +98,28 @@ void TieredLayer::find_host_shares() {
     }
 }
 
+// Whether what the host multiplies for the node has the device's bits.
+bool TieredLayer::rounds_as_device(const LayerView & view, const ExpertNode & node) const {
+    const ModelExperts & model = *view.model;
+    if (model.tier == nullptr || !model.host_compute || view.n_tokens() != 1) {
+        return false;
+    }
+    const PartShape & shape = model.layers[view.layer_idx].parts[static_cast<int>(Precision::hi)][node.part_idx];
+    return model.device_rounding.covers(shape.type, shape.n_in);
+}
+
+// Those of the host's share that the device did not quantise yet. Returns whether there were any.
+bool TieredLayer::quantize_inputs(InnerGraph & inner) {
+    bool any = false;
+    for (const HostShare & share : host_shares_) {
+        const ggml_tensor * input = share.node->node->src[1];
+        if (rounds_as_device(*view_, *share.node) && quants_.of(input) == nullptr) {
+            any = quants_.add(inner, input) != nullptr || any;
+        }
+    }
+    return any;
+}
+
 // The host works on its share of all pending nodes while the device works on what it has and copies arrive. What is
 // loaded goes into one run.
 Status TieredLayer::compute_host() {
@@ -109,7 +131,9 @@ Status TieredLayer::compute_host() {
         host_->set_n_threads(n_threads_);
     }
     for (const HostShare & share : host_shares_) {
-        host_->begin(*share.node, *reads_);
+        const ggml_tensor * input  = share.node->node->src[1];
+        const ggml_tensor * quants = rounds_as_device(*view_, *share.node) ? quants_.of(input) : nullptr;
+        host_->begin(*share.node, quants != nullptr ? quants : input, *reads_);
         if (Status status = host_->add(*share.node, *view_, *step_, *loaded_, share.ready); !status.ok()) {
             return status;
         }

@@ -119,14 +119,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     prompts = [tokens[start : start + options.prompt_tokens] for start in starts]
     decoded = tokens[-options.decode :]
 
+    read_stats = getattr(model, "stats", None)  # hobbit only
     if options.logits is not None:
         model.eval(prompts[0])
+        before = read_stats() if read_stats else None
         for start in range(0, len(decoded), options.together):
             model.eval(decoded[start : start + options.together])
         np.save(options.logits, np.array(model.scores[: model.n_tokens], dtype=np.float32))
-        return {"engine": options.engine, "ready_s": ready_s, "n_tokens": int(model.n_tokens)}
+        result: dict[str, Any] = {"engine": options.engine, "ready_s": ready_s, "n_tokens": int(model.n_tokens)}
+        if read_stats:
+            result["n_host_parts"] = read_stats().since(before).n_host_parts  # of what was decoded
+        return result
 
-    read_stats = getattr(model, "stats", None)  # hobbit only
     prompt_s = []
     prompt_stats = None
     for prompt in prompts:  # the first warms up, the rest are measured
@@ -149,7 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         model.eval([token])
         next_token(model)
         token_s.append(time.perf_counter() - token_started)
-    result: dict[str, Any] = {
+    result = {
         "engine": options.engine,
         "ready_s": ready_s,
         "prompt_tok_s": [options.prompt_tokens / s for s in prompt_s],

@@ -104,7 +104,8 @@ def correctness(
                 continue
             logits = np.load(path)
             reference = logits if reference is None else reference
-            print(f"  {name:34} {compare_stages(logits, reference, N_PROMPT)}", flush=True)
+            on_cpu = f" ({n} matrices on the CPU)" if (n := result.get("n_host_parts")) else ""
+            print(f"  {name:34} {compare_stages(logits, reference, N_PROMPT)}{on_cpu}", flush=True)
 
 
 def speed_row(name: str, result: dict[str, Any], link_gb_s: float) -> str:

@@ -84,6 +84,7 @@ def read_stats(engine: _core.Engine, memory_bytes: int) -> Stats:
         copy_us=tier.copy_us,
         copy_wait_us=tier.wait_us,
         host_compute_us=tier.host_us,
+        host_rounds_as_device=engine.has_device_rounding,
         resident_bytes_device=tier.resident_bytes_hi + tier.resident_bytes_lo,
         device_expert_bytes=engine.device_expert_bytes,
     )

@@ -17,6 +17,7 @@ _GAUGES: Final = frozenset(
         "precision",
         "dropped_mass",
         "resident_bytes_device",
+        "host_rounds_as_device",
         "device_expert_bytes",
     ]
 )
@@ -85,6 +86,8 @@ class Stats:
     copy_us: int = 0
     copy_wait_us: int = 0
     host_compute_us: int = 0
+    host_rounds_as_device: bool = False
+    """Whether what the CPU multiplies for single tokens has the GPU's bits, whichever experts it is."""
 
     resident_bytes_device: int = 0
     device_expert_bytes: int = 0

@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import (
     N_CTX,
@@ -23,6 +24,7 @@ from support import (
 import hobbit_py
 from hobbit_py._host import _core
 from hobbit_py._native_stats import HI
+from hobbit_py.bundled import bundled_model
 from hobbit_py.policies import AlwaysLow, PrecisionPolicy, WeightThresholds
 
 DECODE = make_prompt(8, seed=1)
@@ -208,6 +210,23 @@ def test_tokens_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefer
     assert_identical(logits, stock_reference(path, prompt, tokens))
     assert 0 < stats.n_ahead_parts < stats.n_device_parts
     assert stats.read_bytes == 0
+
+
+def test_host_rounds_as_a_gpu(stock_reference: StockReference) -> None:
+    """As if the CPU were a GPU whose rounding was recognised: other last bits, from inputs that "the GPU" quantised."""
+    path, tokens = Path(bundled_model()), make_prompt(24)
+    with closing(one_token_llama(path)) as model:
+        assert model._engine is not None
+        assert not model.stats().host_rounds_as_device  # which the CPU is not taken for
+        model._engine.assume_device_rounding()
+        logits = eval_logits(model, tokens[:1], tokens[1:])
+        stats = model.stats()
+    wanted = stock_reference(path, tokens[:1], tokens[1:])
+    assert stats.n_host_parts > 0
+    assert stats.host_rounds_as_device
+    p, q = (np.asarray(x, np.float64) for x in (wanted, logits))
+    p, q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (p, q))
+    assert float((np.exp(p) * (p - q)).sum(axis=1).mean()) < 1e-3
 
 
 def test_what_is_served_in_lo_is_promoted_in_hi(tiny_model: ModelFactory) -> None:

@@ -36,7 +36,9 @@ def stats_rows(stats: Stats, n_context_tokens: int, n_ctx: int) -> list[tuple[st
         rows.append(("experts on the GPU", _of(stats.resident_bytes_device, stats.device_expert_bytes)))
         rows.append(("found there", f"{stats.n_device_hits} of {n_asked}, {hit_rate:.1%}"))
         rows.append(("copied to it", f"{stats.copied_bytes / 1e9:.2f} GB, waited {stats.copy_wait_us / 1e6:.2f} s"))
-        rows.append(("computed beside it", f"{stats.n_host_parts} matrices in {stats.host_compute_us / 1e6:.2f} s"))
+        rounding = ", with its bits" if stats.host_rounds_as_device else ""
+        seconds = f"{stats.host_compute_us / 1e6:.2f} s"
+        rows.append(("computed beside it", f"{stats.n_host_parts} matrices in {seconds}{rounding}"))
     rows.append(("evictions", str(stats.n_evictions)))
     rows.append(("read", f"{stats.read_bytes / 1e9:.2f} GB in {stats.n_reads} reads, {stats.n_retries} retried"))
     rows.append(("waited for the drive", f"{stats.stall_us / 1e6:.2f} s"))

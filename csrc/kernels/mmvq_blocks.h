@@ -1,0 +1,47 @@
+// What the kernels of mmvq.h share: blocks as ggml stores them.
+#pragma once
+
+#include "kernels/mmvq.h"
+
+namespace hobbit::kernels {
+
+constexpr int64_t q8_0_weights = 32;
+constexpr int64_t k_weights    = 256;
+
+struct Q8_0Block {
+    uint16_t scale; // half precision
+    int8_t   quants[q8_0_weights];
+};
+static_assert(sizeof(Q8_0Block) == 34);
+
+// weight = scale * group scale * quant - min_scale * group min, groups of 32.
+struct Q4KBlock {
+    uint16_t scale;
+    uint16_t min_scale;
+    uint8_t  group_scales[12]; // and mins, of six bits
+    uint8_t  quants[128];      // of four bits: bytes 32 i .. 32 i + 31 hold groups 2 i and 2 i + 1
+};
+static_assert(sizeof(Q4KBlock) == 144);
+
+// weight = scale * group scale * (quant - 32), groups of 16.
+struct Q6KBlock {
+    uint8_t  lower[128]; // four bits of each quant
+    uint8_t  upper[64];  // two
+    int8_t   group_scales[16];
+    uint16_t scale;
+};
+static_assert(sizeof(Q6KBlock) == 210);
+
+float half_to_float(uint16_t half);
+
+// Four blocks of inputs, for kernels of Q8_0.
+struct alignas(64) Q8_0Inputs {
+    static constexpr int64_t n_blocks = 4;
+
+    int8_t  quants[n_blocks * q8_0_weights];
+    int32_t minus_128_sums[16]; // of each eight quants
+    float   scales[n_blocks];
+};
+void arrange_for_q8_0(const void * blocks, int64_t n_in, void * inputs);
+
+} // namespace hobbit::kernels

@@ -1,0 +1,101 @@
+// A block is sixteen threads, a vector.
+#include "kernels/mmvq_avx512.h"
+
+#include <cstring>
+
+namespace hobbit::kernels {
+
+#if defined(__x86_64__)
+
+namespace {
+
+// Of a block, where thread i of the sixteen wants it: of group 2 (i / 4), and of the one after that.
+struct alignas(64) Inputs {
+    int8_t  quants[2][2][64]; // [group of two][half of the group]: four neighbours each
+    int32_t sums[2][16];      // of the eight
+    float   scales[2][16];
+};
+
+void arrange(const void * blocks, int64_t n_in, void * inputs) {
+    const auto * block = static_cast<const Q8_0Block *>(blocks);
+    auto *       input = static_cast<Inputs *>(inputs);
+    for (int64_t first = 0; first < n_in; first += k_weights, ++input, block += k_weights / q8_0_weights) {
+        for (int64_t i = 0; i < 2; ++i) {
+            for (int64_t thread = 0; thread < 16; ++thread) {
+                const Q8_0Block & group = block[2 * (thread / 4) + i];
+                int32_t           sum   = 0;
+                for (int64_t half = 0; half < 2; ++half) {
+                    const int8_t * quants = group.quants + 16 * half + 4 * (thread % 4);
+                    std::memcpy(input->quants[i][half] + 4 * thread, quants, 4);
+                    sum += quants[0] + quants[1] + quants[2] + quants[3];
+                }
+                input->sums[i][thread]   = sum;
+                input->scales[i][thread] = half_to_float(group.scale);
+            }
+        }
+    }
+}
+
+struct Q4KRows {
+    using Block                        = Q4KBlock;
+    using Inputs                       = kernels::Inputs;
+    static constexpr int64_t n_blocks  = 1;
+    static constexpr int64_t n_weights = k_weights;
+    static constexpr int64_t n_sums    = 1;
+    static constexpr auto    arrange   = kernels::arrange;
+
+    HOBBIT_AVX512_VNNI static inline void add_blocks(__m512 * sums, const Block * block, const Inputs & input) {
+        read_ahead(block);
+        const __m512i lower_bits = _mm512_set1_epi8(0x0f);
+        const __m512i first      = _mm512_loadu_si512(block->quants);
+        const __m512i second     = _mm512_loadu_si512(block->quants + 64);
+        const __m512i halves[2]  = {_mm512_shuffle_i32x4(first, second, 0x88), // of 32 bytes each
+                                    _mm512_shuffle_i32x4(first, second, 0xdd)};
+
+        // Eight scales and eight mins, as ggml unpacks them.
+        uint32_t packed[3];
+        std::memcpy(packed, block->group_scales, sizeof(packed));
+        const uint32_t scales_0 = packed[0] & 0x3f3f3f3f, mins_0 = packed[1] & 0x3f3f3f3f;
+        const uint32_t scales_4 = (packed[2] & 0x0f0f0f0f) | ((packed[0] >> 6 & 0x03030303) << 4);
+        const uint32_t mins_4   = (packed[2] >> 4 & 0x0f0f0f0f) | ((packed[1] >> 6 & 0x03030303) << 4);
+        const __m128i  all      = _mm_set_epi32(static_cast<int>(mins_4), static_cast<int>(mins_0),
+                                                static_cast<int>(scales_4), static_cast<int>(scales_0));
+        const __m512i  wide     = _mm512_cvtepu8_epi32(all); // scales 0..7, mins 8..15
+        const __m512i  of_pair  = _mm512_set_epi32(6, 6, 6, 6, 4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0);
+
+        __m512 of_scales = _mm512_setzero_ps(), of_mins = _mm512_setzero_ps();
+#    pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+            __m512i dots = _mm512_setzero_si512();
+            for (int half = 0; half < 2; ++half) {
+                const __m512i quants =
+                    _mm512_and_si512(i == 0 ? halves[half] : _mm512_srli_epi16(halves[half], 4), lower_bits);
+                dots = _mm512_dpbusd_epi32(dots, quants, _mm512_load_si512(input.quants[i][half]));
+            }
+            const __m512i group  = _mm512_add_epi32(of_pair, _mm512_set1_epi32(i));
+            const __m512i scales = _mm512_permutexvar_epi32(group, wide);
+            const __m512i mins   = _mm512_permutexvar_epi32(_mm512_add_epi32(group, _mm512_set1_epi32(8)), wide);
+            // Sums fit into 16 bits, and scales have no upper half.
+            const __m512i scaled   = _mm512_madd_epi16(dots, scales);
+            const __m512i least    = _mm512_madd_epi16(_mm512_load_si512(input.sums[i]), mins);
+            const __m512  of_input = _mm512_load_ps(input.scales[i]);
+            of_scales              = _mm512_fmadd_ps(of_input, _mm512_cvtepi32_ps(scaled), of_scales);
+            of_mins                = _mm512_fmadd_ps(of_input, _mm512_cvtepi32_ps(least), of_mins);
+        }
+        const __m512 scale     = _mm512_set1_ps(_cvtsh_ss(block->scale));
+        const __m512 min_scale = _mm512_set1_ps(_cvtsh_ss(block->min_scale));
+        sums[0] = _mm512_add_ps(sums[0], _mm512_fmsub_ps(scale, of_scales, _mm512_mul_ps(min_scale, of_mins)));
+    }
+};
+
+} // namespace
+
+const MmvqKernel * mmvq_q4_k_kernel() { return mmvq_kernel_of<Q4KRows>(); }
+
+#else
+
+const MmvqKernel * mmvq_q4_k_kernel() { return nullptr; }
+
+#endif
+
+} // namespace hobbit::kernels
