@@ -131,7 +131,8 @@ def test_several_contexts(tiny_model: ModelFactory, stock_reference: StockRefere
     with unified_llama(path, memory) as llama, contexts(llama, len(prompts)) as all_contexts:
         with ThreadPoolExecutor(len(prompts)) as pool:
             found = list(pool.map(run, all_contexts, prompts))
-        assert n_unified_steps(llama) > 0
+        if memory is ArenaSize.QUARTER:  # else graphs run whole as soon as all experts were read in the background
+            assert n_unified_steps(llama) > 0
     for logits, prompt in zip(found, prompts, strict=True):
         assert_identical(logits, stock_reference(path, prompt, DECODE))
 
