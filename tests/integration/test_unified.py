@@ -97,7 +97,8 @@ def test_sizes_of_several_classes(tiny_model: ModelFactory, stock_reference: Sto
     with unified_llama(path, memory) as model:
         for _ in range(2):
             logits = eval_logits(model, prompt, DECODE)
-        assert n_unified_steps(model) > 0
+        if memory is ArenaSize.QUARTER:
+            assert n_unified_steps(model) > 0
     assert_identical(logits, stock_reference(path, prompt, DECODE))
 
 
