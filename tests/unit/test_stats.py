@@ -16,6 +16,7 @@ GAUGES = (
     "precision",
     "dropped_mass",
     "resident_bytes_device",
+    "host_rounds_as_device",
     "device_expert_bytes",
 )
 
