@@ -19,8 +19,8 @@ struct MmvqKernel {
     int64_t input_weights; // that are arranged at a time
     size_t  input_bytes;   // of them
 
-    // inputs [n_in / input_weights] of Q8_0 blocks [n_in / 32], quantised by the device, whose division by a scale is
-    // not that of a CPU. Aligned to 64. REQUIRES: n_in is a multiple of input_weights.
+    // inputs [n_in / input_weights] of Q8_0 blocks [n_in / 32], quantised by the device, whose division by a scale
+    // need not be a CPU's. Aligned to 64. REQUIRES: n_in is a multiple of input_weights.
     void (*arrange)(const void * blocks, int64_t n_in, void * inputs);
     // outputs [n_rows] of weights [n_rows][n_in], rows back to back.
     void (*multiply)(const void * weights, int64_t n_in, int64_t n_rows, const void * inputs, float * outputs);

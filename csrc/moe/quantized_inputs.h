@@ -1,4 +1,4 @@
-// Inputs of a layer's expert nodes, quantised by the device for the host that multiplies beside it: a CPU would divide
+// Inputs of a layer's expert nodes, quantised by the device for the host that multiplies beside it: a CPU may divide
 // otherwise, and what is cut to eight bits is a fourth to send.
 #pragma once
 
