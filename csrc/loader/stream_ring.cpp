@@ -10,9 +10,7 @@ namespace hobbit {
 namespace {
 
 constexpr uint64_t min_buffers = 3;
-// Four are being read, one is multiplied by; the others even out. More makes no prompt faster (docs/performance.md), and
-// is missing in the cache.
-constexpr uint64_t max_buffers = 12;
+constexpr uint64_t max_buffers = 64;
 
 uint32_t n_buffers_for(uint64_t max_part_bytes, uint64_t ring_bytes, uint64_t buffer_bytes) {
     if (max_part_bytes == 0) {

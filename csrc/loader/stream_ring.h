@@ -34,7 +34,7 @@ struct StreamRequest {
 class StreamRing {
   public:
     // Room for parts of up to `max_part_bytes`; as many buffers as fit into `ring_bytes`, but at least three (one in
-    // use, two being read) and at most twelve. max_part_bytes 0: no buffers. Throws std::bad_alloc.
+    // use, two being read) and at most 64. max_part_bytes 0: no buffers. Throws std::bad_alloc.
     StreamRing(uint64_t max_part_bytes, uint64_t ring_bytes, uint64_t align, const MakeArena & make_arena = {});
 
     // Memory that a ring of these parameters takes.

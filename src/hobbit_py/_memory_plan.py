@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ._host import ContextNeeds, _core
 from ._promises import Promise, own_bytes, process_bytes
-from .memory import MemoryNeeds, auto_budget, check_budget
+from .memory import MAX_STREAM_BYTES, MemoryNeeds, auto_budget, check_budget
 from .vram import DeviceChoice, auto_vram, check_vram, slot_bytes
 
 _STREAM_SHARE = 1 / 8  # of what is left for experts: the buffers through which those without a slot pass
@@ -39,7 +39,7 @@ class MemoryPlan:
         )
         """The budget of the whole process; 0 if only that of the experts is known."""
         self.loader_options = _core.LoaderOptions()
-        self._max_stream_bytes = self.loader_options.stream_bytes
+        self._max_stream_bytes = self.loader_options.stream_bytes if device.has_tier else MAX_STREAM_BYTES
         if self._whole_process:
             self.loader_options.stream_bytes = 0  # the least that works, until it is known what is left
         self.tier_options = _core.TierOptions()

@@ -37,6 +37,11 @@ _MARGIN_SHARE = 0.01
 _MARGIN_BYTES = 32 * _MIB
 
 
+# For the buffers through which experts without a slot pass, without a GPU of its own memory: 14 matrices of 1.7 MB, of
+# which four are being read. 64 MiB made no prompt faster (docs/performance.md), and were missing in the cache.
+MAX_STREAM_BYTES = 24 * _MIB
+
+
 @dataclass(frozen=True)
 class MemoryNeeds:
     """What a model needs besides the slots of its experts, in bytes."""

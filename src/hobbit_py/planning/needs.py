@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import _host
 from .._host import _core, llama_cpp
 from ..errors import ModelFileError
-from ..memory import MemoryNeeds, floor_bytes, resident_bytes
+from ..memory import MAX_STREAM_BYTES, MemoryNeeds, floor_bytes, resident_bytes
 
 _DEFAULT_MAX_CTX = 4096
 _N_OUTPUT_ROWS = 9  # of logits: llama.cpp's one, and those that sampling works on
@@ -54,7 +54,7 @@ def measure_needs(path: Path, n_ctx: int | None = None) -> ModelNeeds:
     context = _dry_run(engine, n_ctx)
     longer = _dry_run(engine, n_ctx + 1024)
     least, most = _core.LoaderOptions(), _core.LoaderOptions()
-    least.stream_bytes = 0
+    least.stream_bytes, most.stream_bytes = 0, MAX_STREAM_BYTES
     memory = MemoryNeeds(
         process_bytes=resident_bytes(),
         dense_bytes=context.dense_bytes,
