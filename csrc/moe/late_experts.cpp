@@ -5,7 +5,6 @@
 #include "ggml-impl.h" // ggml_node_get_use_count
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 
 namespace hobbit {
@@ -52,22 +51,27 @@ bool LateExperts::begin(ggml_cgraph * graph, int first_idx, const LayerView & vi
     step_    = &step;
     weights_ = &weights;
     wanted_.clear();
-    if (view.n_tokens() > max_tokens || !make_links(graph, first_idx) || is_read_elsewhere(graph, first_idx)) {
-        return false;
-    }
     ready_.clear();
     late_.clear();
-    const LoadStep & load    = step.loaded();
-    const auto       n_parts = static_cast<uint32_t>(view.part_order.size());
-    has_come_.assign(load.leases().size(), {});
-    for (uint32_t i = 0; i < load.leases().size(); i++) {
-        const bool is_ready = std::all_of(view.nodes.begin(), view.nodes.end(),
-                                          [&](const ExpertNode & node) { return load.ready(i, node.part_idx); });
-        (is_ready ? ready_ : late_).push_back(i);
-        if (!is_ready) {
-            has_come_[i].assign(n_parts, false);
-        }
+    if (view.n_tokens() > max_tokens) {
+        return false;
     }
+    const LoadStep & load = step.loaded();
+    for (uint32_t i = 0; i < load.leases().size(); i++) {
+        // A streamed one is late even if it has come: others may wait for its buffers, which ready ones keep to the end
+        // of the step.
+        const bool is_ready =
+            load.leases()[i].slot && std::all_of(view.nodes.begin(), view.nodes.end(),
+                                                 [&](const ExpertNode & node) { return load.ready(i, node.part_idx); });
+        (is_ready ? ready_ : late_).push_back(i);
+    }
+    if (late_.empty()) {
+        return true;
+    }
+    if (!make_links(graph, first_idx) || is_read_elsewhere(graph, first_idx)) {
+        return false;
+    }
+    has_come_.assign(load.leases().size(), std::vector<bool>(view.part_order.size(), false));
     for (const ExpertNode & node : view.nodes) {
         for (const uint32_t i : late_) {
             wanted_.push_back({i, node.part_idx});
@@ -157,10 +161,7 @@ bool LateExperts::is_read_elsewhere(ggml_cgraph * graph, int first_idx) const {
 }
 
 void LateExperts::make_twins() {
-    n_twins_ = 0;
-    if (late_.empty()) {
-        return;
-    }
+    n_twins_            = 0;
     const size_t n_keys = has_come_.size();
     for (Link & link : links_) {
         link.is_done.assign(n_keys, false);
