@@ -197,15 +197,18 @@ def test_close_gives_memory_and_files_back_whoever_keeps_the_object() -> None:
         model.eval(list(range(32)))
         return model
 
-    # What is loaded once, and what malloc keeps of a model of this size: up to 9 MB after two thousand other tests.
-    loaded().close()
+    loaded().close()  # what is loaded once
     bytes_before, n_files_before = held()
-    model = loaded()
+    kept = [loaded()]
     assert held()[0] > bytes_before + (16 << 20)
-    model.close()
+    kept[0].close()
+    for _ in range(3):
+        kept.append(loaded())
+        kept[-1].close()
     bytes_after, n_files_after = held()
     assert n_files_after == n_files_before
-    assert bytes_after < bytes_before + (8 << 20)
+    # Four arenas would be 96 MiB; malloc was seen to keep 10 MB more or less after the same work.
+    assert bytes_after < bytes_before + (24 << 20)
 
 
 def test_progress_ends_at_one() -> None:
