@@ -68,6 +68,7 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         options.model,
         precision=options.precision,
         lo=options.lo,
+        hi=options.hi,
         lo_share=options.lo_share,
         n_ctx=n_ctx,
         n_batch=options.batch,
@@ -111,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="exact", choices=["exact", "mixed", "auto"])
     parser.add_argument("--prefetch", default="on", help="hobbit: on, off, or the name of a predictor (on)")
     parser.add_argument("--lo", help="hobbit: the low-precision copy")
+    parser.add_argument("--hi", help="hobbit: hi copies (those of the model)")
     parser.add_argument("--lo-share", type=float, help="hobbit: of the experts' memory, for lo copies (as tuned)")
     parser.add_argument("--hi-above", type=float, help="hobbit: of policies.WeightThresholds (as tuned)")
     parser.add_argument("--wait-above", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")

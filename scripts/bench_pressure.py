@@ -157,6 +157,7 @@ class Bench:
             command += ["--precision", case.precision]
             if case.precision == "mixed":
                 command += ["--lo", str(options.lo)]
+                command += ["--hi", str(options.hi)] if options.hi is not None else []
                 for name in ("hi_above", "fall", "wait_above", "skip_below", "lo_share", "reroute"):
                     if getattr(options, name) is not None:
                         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -217,6 +218,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ff", type=int, default=3, help="--widen: repeat count of the experts' hidden layer (3)")
     parser.add_argument("--type", default="Q8_0", choices=["Q8_0", "F16"], help="--widen: type of the matrices (Q8_0)")
     parser.add_argument("--lo", type=Path, help="low-precision copy: adds the mixed cases")
+    parser.add_argument("--hi", type=Path, help="mixed: finer copies than --lo (the experts of the model)")
     parser.add_argument("--hi-above", type=float, help="mixed: gate weight from which hi is waited for (as tuned)")
     parser.add_argument("--fall", type=float, help="mixed: how much less that is from layer to layer (0)")
     parser.add_argument(

@@ -104,6 +104,7 @@ void bind_engine(py::module_ & m) {
     py::class_<EngineOptions>(m, "EngineOptions")
         .def(py::init<>())
         .def_readwrite("lo_path", &EngineOptions::lo_path)
+        .def_readwrite("hi_path", &EngineOptions::hi_path)
         .def_readwrite("inner_device", &EngineOptions::inner_device)
         .def_readwrite("n_io_threads", &EngineOptions::n_io_threads)
         .def_readwrite("direct_io", &EngineOptions::direct_io)
@@ -118,6 +119,7 @@ void bind_engine(py::module_ & m) {
         .def_property_readonly("dense_bytes", [](const Engine & e) { return e.store().dense_bytes(); })
         .def_property_readonly("expert_bytes", [](const Engine & e) { return e.store().expert_bytes(); })
         .def_property_readonly("lo_expert_bytes", &Engine::lo_expert_bytes)
+        .def_property_readonly("hi_expert_bytes", &Engine::hi_expert_bytes)
         .def_property_readonly("min_lo_bits", &Engine::min_lo_bits,
                                "Bits a weight of the lo copies' coarsest matrix; 0: there are none.")
         .def_property_readonly("token_slot_bytes", &Engine::token_slot_bytes,

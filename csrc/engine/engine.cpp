@@ -64,22 +64,26 @@ Status read_range(const std::string & path, uint64_t offset, std::byte * dst, ui
 } // namespace
 
 Engine::Engine(const std::string & path, const EngineOptions & options)
-    : hi_model_(GgufModel::open(path)), hi_store_(hi_model_), options_(options) {
-    check_computable(hi_model_);
-    if (!options_.lo_path.empty()) {
-        lo_model_ = std::make_unique<GgufModel>(GgufModel::open(options_.lo_path));
-        lo_store_ = std::make_unique<ExpertStore>(*lo_model_);
-        check_pair();
-    }
-    if (!hi_store_.is_moe()) {
+    : model_(GgufModel::open(path)), store_(model_), options_(options) {
+    check_computable(model_);
+    const auto open_copies = [this](const std::string & copies_path, const char * precision) {
+        auto copies = copies_path.empty() ? nullptr : std::make_unique<CopyFile>(copies_path);
+        if (copies) {
+            check_copies(*copies, precision);
+        }
+        return copies;
+    };
+    hi_ = open_copies(options_.hi_path, "hi");
+    lo_ = open_copies(options_.lo_path, "lo");
+    if (!store_.is_moe()) {
         return; // runs as plain llama.cpp
     }
-    n_expert_used_ = static_cast<uint32_t>(std::max<int64_t>(
-        1, hi_model_.get_int(hi_model_.get_string("general.architecture") + ".expert_used_count", 1)));
+    n_expert_used_ = static_cast<uint32_t>(
+        std::max<int64_t>(1, model_.get_int(model_.get_string("general.architecture") + ".expert_used_count", 1)));
 
-    std::vector<std::string> paths = hi_model_.paths();
-    if (lo_model_) {
-        paths.insert(paths.end(), lo_model_->paths().begin(), lo_model_->paths().end());
+    std::vector<std::string> paths = hi_model().paths();
+    if (lo_) {
+        paths.insert(paths.end(), lo_->model.paths().begin(), lo_->model.paths().end());
     }
     reader_           = make_pread_reader(paths, {options_.n_io_threads, options_.direct_io, &timeline_});
     experts_.timeline = &timeline_;
@@ -90,15 +94,15 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     inner_device_ = ggml_backend_dev_by_name(options_.inner_device.c_str());
     describe_layers();
     std::unordered_map<std::string, ExpertTensor> tensors;
-    for (const ExpertLayer & layer : hi_store_.layers()) {
+    for (const ExpertLayer & layer : store_.layers()) {
         for (size_t i = 0; i < layer.matrices.size(); ++i) {
             tensors[layer.matrices[i].tensor_name] = {&experts_, layer.layer_idx, static_cast<uint16_t>(i)};
         }
     }
     auto read = [this](const std::string & name, uint64_t offset, std::byte * dst, uint64_t n_bytes) {
-        for (const TensorInfo & t : hi_model_.tensors()) {
+        for (const TensorInfo & t : model_.tensors()) {
             if (t.name == name) {
-                return read_range(hi_model_.paths()[t.extent.file_idx], t.extent.offset + offset, dst, n_bytes);
+                return read_range(model_.paths()[t.extent.file_idx], t.extent.offset + offset, dst, n_bytes);
             }
         }
         return Status::error("no tensor named " + name);
@@ -108,28 +112,28 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
 
 Engine::~Engine() = default;
 
-void Engine::check_pair() const {
-    const auto refuse = [this](const std::string & what, const std::string & expected, const std::string & found) {
-        throw StoreError(options_.lo_path + " is not a lo copy of " + hi_model_.paths()[0] + ": " + what +
-                         ", expected " + expected + ", found " + found + "; make one with 'hobbit pack'");
+void Engine::check_copies(const CopyFile & copies, const std::string & precision) const {
+    const auto refuse = [&](const std::string & what, const std::string & expected, const std::string & found) {
+        throw StoreError(copies.model.paths()[0] + " is not a " + precision + " copy of " + model_.paths()[0] + ": " +
+                         what + ", expected " + expected + ", found " + found + "; make one with 'hobbit pack'");
     };
-    for (const ExpertLayer & hi : hi_store_.layers()) {
-        const ExpertLayer * lo = lo_store_->find_layer(hi.layer_idx);
-        if (lo == nullptr) {
-            refuse("layer " + std::to_string(hi.layer_idx), std::to_string(hi.n_expert) + " experts", "none");
+    for (const ExpertLayer & layer : store_.layers()) {
+        const ExpertLayer * copy = copies.store.find_layer(layer.layer_idx);
+        if (copy == nullptr) {
+            refuse("layer " + std::to_string(layer.layer_idx), std::to_string(layer.n_expert) + " experts", "none");
         }
-        if (lo->matrices.size() != hi.matrices.size()) {
-            refuse("layer " + std::to_string(hi.layer_idx), std::to_string(hi.matrices.size()) + " matrices",
-                   std::to_string(lo->matrices.size()));
+        if (copy->matrices.size() != layer.matrices.size()) {
+            refuse("layer " + std::to_string(layer.layer_idx), std::to_string(layer.matrices.size()) + " matrices",
+                   std::to_string(copy->matrices.size()));
         }
-        for (size_t i = 0; i < hi.matrices.size(); ++i) {
-            const ExpertMatrix & h = hi.matrices[i];
-            const ExpertMatrix & l = lo->matrices[i];
-            if (h.tensor_name != l.tensor_name) {
-                refuse("layer " + std::to_string(hi.layer_idx), h.tensor_name, l.tensor_name);
+        for (size_t i = 0; i < layer.matrices.size(); ++i) {
+            const ExpertMatrix & m = layer.matrices[i];
+            const ExpertMatrix & c = copy->matrices[i];
+            if (m.tensor_name != c.tensor_name) {
+                refuse("layer " + std::to_string(layer.layer_idx), m.tensor_name, c.tensor_name);
             }
-            if (h.n_in != l.n_in || h.n_out != l.n_out || hi.n_expert != lo->n_expert) {
-                refuse("tensor " + h.tensor_name, shape_text(h, hi.n_expert), shape_text(l, lo->n_expert));
+            if (m.n_in != c.n_in || m.n_out != c.n_out || layer.n_expert != copy->n_expert) {
+                refuse("tensor " + m.tensor_name, shape_text(m, layer.n_expert), shape_text(c, copy->n_expert));
             }
         }
     }
@@ -142,8 +146,8 @@ void Engine::describe_layers() {
     const bool                 is_gpu          = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
     const auto                 describe        = [&](const ExpertStore & store, Precision precision) {
         for (const ExpertLayer & layer : store.layers()) {
-            if (hi_store_.find_layer(layer.layer_idx) == nullptr) {
-                continue; // a lo copy may hold more than is needed
+            if (store_.find_layer(layer.layer_idx) == nullptr) {
+                continue; // a file of copies may hold more than is needed
             }
             CopySpec spec;
             spec.layer_idx = layer.layer_idx;
@@ -175,16 +179,16 @@ void Engine::describe_layers() {
             specs.push_back(std::move(spec));
         }
     };
-    describe(hi_store_, Precision::hi);
-    if (lo_store_) {
-        describe(*lo_store_, Precision::lo);
+    describe(hi_store(), Precision::hi);
+    if (lo_) {
+        describe(lo_->store, Precision::lo);
     }
     // One product reads from several buffers: strides are counted in blocks of a type.
     device_part_bytes_    = align_up(device_part_bytes_, buffer_multiple);
     layouts_              = make_copy_layouts(specs, reader_->alignment());
     device_layouts_       = make_device_layouts(specs, device_alignment);
     experts_.layouts      = &layouts_;
-    experts_.architecture = hi_model_.get_string("general.architecture");
+    experts_.architecture = model_.get_string("general.architecture");
 
     PredictorModel & model = experts_.predictor_model;
     model.n_used           = n_expert_used_;
@@ -196,7 +200,7 @@ void Engine::describe_layers() {
 }
 
 DenseStream & Engine::open_stream() {
-    stream_ = std::make_unique<DenseStream>(hi_model_, hi_store_);
+    stream_ = std::make_unique<DenseStream>(model_, store_);
     buffer_type_->set_loading(true);
     return *stream_;
 }
@@ -243,10 +247,10 @@ void Engine::set_expert_memory(LoaderOptions options) {
     for (const LayerShapes & layer : experts_.layers) {
         n_expert.push_back(layer.n_expert);
     }
-    const auto n_hi_files = static_cast<uint32_t>(hi_model_.paths().size());
+    const auto n_hi_files = static_cast<uint32_t>(hi_model().paths().size());
     auto       extent_of  = [this, n_hi_files](ExpertKey key, uint32_t part_idx) {
         const bool          is_lo  = key.precision == Precision::lo;
-        const ExpertStore & store  = is_lo ? *lo_store_ : hi_store_;
+        const ExpertStore & store  = is_lo ? lo_->store : hi_store();
         FileExtent          extent = store.extent(*store.find_layer(key.layer_idx), part_idx, key.expert_idx);
         extent.file_idx += is_lo ? n_hi_files : 0;
         return extent;
@@ -315,7 +319,7 @@ void Engine::fill_device_memory(Precision precision) {
 
 double Engine::min_lo_bits() const {
     double bits = 0.0;
-    for (const ExpertLayer & layer : has_lo() ? lo_store_->layers() : std::vector<ExpertLayer>()) {
+    for (const ExpertLayer & layer : has_lo() ? lo_->store.layers() : std::vector<ExpertLayer>()) {
         for (const ExpertMatrix & m : layer.matrices) {
             const double of_matrix = 8.0 * static_cast<double>(m.expert_bytes) /
                                      (static_cast<double>(m.n_in) * static_cast<double>(m.n_out));
@@ -395,7 +399,7 @@ uint64_t Engine::gate_bank_bytes() const {
     }
     static const std::string suffix = ".ffn_gate_inp.weight";
     uint64_t                 bytes  = 0;
-    for (const TensorInfo & t : hi_model_.tensors()) {
+    for (const TensorInfo & t : model_.tensors()) {
         const bool is_router =
             t.name.size() > suffix.size() && t.name.compare(t.name.size() - suffix.size(), suffix.size(), suffix) == 0;
         bytes += is_router ? t.extent.n_bytes : 0;

@@ -27,6 +27,7 @@ namespace hobbit {
 
 struct EngineOptions {
     std::string lo_path;              // GGUF with the lo copies; empty: none
+    std::string hi_path;              // GGUF with the hi copies; empty: the experts of the model are those
     std::string inner_device = "CPU"; // ggml's name of it
     uint32_t    n_io_threads = 4;
     bool        direct_io    = true;
@@ -42,11 +43,12 @@ class Engine {
     Engine(const Engine &)             = delete;
     Engine & operator=(const Engine &) = delete;
 
-    const GgufModel &   model() const { return hi_model_; }
-    const ExpertStore & store() const { return hi_store_; }
+    const GgufModel &   model() const { return model_; }
+    const ExpertStore & store() const { return store_; } // the model's own experts
     const CopyLayouts & layouts() const { return layouts_; }
-    bool                has_lo() const { return lo_store_ != nullptr; }
-    uint64_t            lo_expert_bytes() const { return has_lo() ? lo_store_->expert_bytes() : 0; }
+    bool                has_lo() const { return lo_ != nullptr; }
+    uint64_t            lo_expert_bytes() const { return has_lo() ? lo_->store.expert_bytes() : 0; }
+    uint64_t            hi_expert_bytes() const { return hi_store().expert_bytes(); }
     double              min_lo_bits() const; // bits a weight of the lo copies' coarsest matrix; 0: there are none
     uint32_t            n_expert_used() const { return n_expert_used_; }
 
@@ -134,17 +136,28 @@ class Engine {
     Status take_error() { return experts_.take_error(); }
 
   private:
-    MakeArena          device_visible_memory() const;
-    void               check_pair() const;
+    MakeArena device_visible_memory() const;
+    // The experts' copies in a file of their own.
+    struct CopyFile {
+        explicit CopyFile(const std::string & path) : model(GgufModel::open(path)), store(model) {}
+
+        GgufModel   model;
+        ExpertStore store;
+    };
+
+    const GgufModel &   hi_model() const { return hi_ ? hi_->model : model_; }
+    const ExpertStore & hi_store() const { return hi_ ? hi_->store : store_; }
+    // Throws StoreError if a file lacks copies of the model's experts, or has others; `precision`: "hi" or "lo".
+    void               check_copies(const CopyFile & copies, const std::string & precision) const;
     std::set<RowShape> row_shapes() const;      // of all experts as in the model
     uint64_t           gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
     void               describe_layers();
     void               make_layer_area(const MakeArena & make_arena);
 
-    GgufModel                        hi_model_;
-    ExpertStore                      hi_store_;
-    std::unique_ptr<GgufModel>       lo_model_;
-    std::unique_ptr<ExpertStore>     lo_store_;
+    GgufModel                        model_;
+    ExpertStore                      store_;
+    std::unique_ptr<CopyFile>        hi_; // nullptr: those of the model
+    std::unique_ptr<CopyFile>        lo_;
     uint32_t                         n_expert_used_ = 0;
     EngineOptions                    options_;
     Timeline                         timeline_;

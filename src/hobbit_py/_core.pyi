@@ -288,6 +288,7 @@ class EngineOptions:
     """How a model's files are opened."""
 
     lo_path: str
+    hi_path: str
     inner_device: str
     n_io_threads: int
     direct_io: bool
@@ -376,6 +377,8 @@ class Engine:
     def expert_bytes(self) -> int: ...
     @property
     def lo_expert_bytes(self) -> int: ...
+    @property
+    def hi_expert_bytes(self) -> int: ...
     @property
     def min_lo_bits(self) -> float: ...
     @property

@@ -23,7 +23,16 @@ from .choice import choose
 from .cores import n_spare_cores, n_usable_cores
 from .errors import HobbitError, ModelFileError, UsageError
 from .memory import parse_budget
-from .mixed import check_lo, choose_lo, lo_alone_settings, mixed_settings, tuned_filter, wants_lo_alone
+from .mixed import (
+    check_copies,
+    check_finer,
+    choose_hi,
+    choose_lo,
+    lo_alone_settings,
+    mixed_settings,
+    tuned_filter,
+    wants_lo_alone,
+)
 from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
 from .predict import Recording, load_hybrid, load_traces, save_traces
 from .sizes import format_bytes, parse_bytes
@@ -51,6 +60,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         precision: "exact", "mixed", or "auto": the preset's, which is mixed for "auto" if there is a lo copy.
         lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
             one beside the model, `<model>.lo-*.gguf`.
+        hi: GGUF whose experts are the hi copies in mixed mode, finer than `lo`: with little memory an IQ4_XS copy
+            (`hobbit pack`) beside a Q2_K one reads less for its loss than the model's own Q8_0 experts would. None:
+            the experts of the model.
         lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
             `mixed.default_lo_share`. 1 on a GPU, without a policy: nothing but lo copies is used, as it is by default
             with fine ones (`mixed.wants_lo_alone`).
@@ -113,6 +125,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         preset: str = "auto",
         precision: str = "auto",
         lo: str | os.PathLike[str] | None = None,
+        hi: str | os.PathLike[str] | None = None,
         lo_share: float | None = None,
         policy: PrecisionPolicy | str | None = None,
         skip_renorm: bool = False,
@@ -161,6 +174,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "preset": preset,
             "precision": precision,
             "lo": lo,
+            "hi": hi,
             "lo_share": lo_share,
             "policy": policy,
             "skip_renorm": skip_renorm,
@@ -187,6 +201,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         lo_path = choose_lo(path, lo, chosen.precision(precision))
         if lo_path is not None:
             engine_options.lo_path = os.fspath(lo_path)
+        hi_path = choose_hi(hi, lo_path, chosen.precision(precision))
+        if hi_path is not None:
+            engine_options.hi_path = os.fspath(hi_path)
         try:
             engine = _core.Engine(path, engine_options)
         except _core.StoreError as error:
@@ -226,8 +243,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             router_filter = tuned_filter(engine.paths, lo_path)
         if router_filter is not None:
             engine.set_router_filter(*to_native_filter(router_filter))
-        if lo_path is not None:
-            check_lo(engine.paths, lo_path)
+        check_copies(engine.paths, lo_path, hi_path)
+        if hi_path is not None and lo_path is not None:
+            check_finer(hi_path, engine.hi_expert_bytes, lo_path, engine.lo_expert_bytes)
         plan = MemoryPlan(engine, chosen_device, granted)
 
         def before_load(model_params: Any) -> None:  # noqa: ANN401

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .errors import UsageError
 from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, WeightThresholds
+from .sizes import format_bytes
 from .tune import Tuning, load_tuning
 
 DEFAULT_TILT = 0.25
@@ -45,11 +46,39 @@ def choose_lo(
     return lo
 
 
-def check_lo(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> None:
-    """Raises ModelFileError for a lo copy that was made from another model."""
+def check_copies(model_paths: Sequence[str], *copies: str | os.PathLike[str] | None) -> None:
+    """Raises ModelFileError for a file of copies that was made from another model; None: there is no such file."""
     from .pack import verify
 
-    verify(model_paths, lo)
+    for path in copies:
+        if path is not None:
+            verify(model_paths, path)
+
+
+def choose_hi(
+    hi: str | os.PathLike[str] | None, lo: str | os.PathLike[str] | None, precision: str
+) -> str | os.PathLike[str] | None:
+    """The hi copies to run with, None: the experts of the model, as always in exact mode.
+
+    Raises UsageError for hi copies without lo copies beside them.
+    """
+    if hi is None or precision == "exact":
+        return None
+    if lo is None:
+        raise UsageError(
+            f"The hi copies {os.fspath(hi)!r} need a lo copy beside them and there is none; make one with 'hobbit "
+            f"pack', or leave hi out."
+        )
+    return hi
+
+
+def check_finer(hi: str | os.PathLike[str], hi_bytes: int, lo: str | os.PathLike[str], lo_bytes: int) -> None:
+    """Raises UsageError for hi copies that are not larger than the lo copies beside them."""
+    if hi_bytes <= lo_bytes:
+        raise UsageError(
+            f"The hi copies {os.fspath(hi)!r} take {format_bytes(hi_bytes)} and the lo copies {os.fspath(lo)!r} "
+            f"{format_bytes(lo_bytes)}, expected hi to be the larger; exchange them, or leave hi out."
+        )
 
 
 def default_policy(n_expert_used: int, memory_share: float, n_layers: int) -> WeightThresholds:

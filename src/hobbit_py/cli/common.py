@@ -40,6 +40,7 @@ class ModelOptions:
     no_prefetch: bool = False
     precision: str = "auto"
     lo: Path | None = None
+    hi: Path | None = None
     ctx: int | None = None
     threads: int | None = None
     seed: int | None = None
@@ -107,6 +108,12 @@ _MODEL_PARAMETERS = (
     _NO_PREFETCH,
     _PRECISION,
     click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies."),
+    click.option(
+        "--hi",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="GGUF with finer copies than --lo, used in mixed mode instead of the model's own experts.",
+    ),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's log on stderr."),
 )
 
@@ -221,6 +228,7 @@ def _construct(
         "device": options.device,
         "unified": options.unified or None,
         "lo": options.lo,
+        "hi": options.hi,
         "eviction": options.eviction,
         "prefetch": False if options.no_prefetch else None,
         "n_threads": options.threads,

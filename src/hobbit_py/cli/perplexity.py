@@ -131,7 +131,7 @@ class _Run:
         """Predictions of exact mode, for the caller to close."""
         from ..evaluate import Reference
 
-        with self._loaded(dataclasses.replace(self.options.unfiltered(), precision="exact", lo=None)) as (
+        with self._loaded(dataclasses.replace(self.options.unfiltered(), precision="exact", lo=None, hi=None)) as (
             llama,
             windows,
         ):
