@@ -53,20 +53,16 @@ void Loader::on_predict(uint16_t source_layer_idx, const std::vector<ExpectedUse
 }
 
 void Loader::find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const {
-    const Impl & impl = *impl_;
     std::fill(best, best + n, Resident::none);
-    MutexLock lock(impl.mu_);
-    for (const Precision precision : {Precision::lo, Precision::hi}) { // hi last: it is the better one
-        if (!impl.layouts_.has(layer_idx, precision)) {
-            continue;
-        }
-        for (uint32_t i = 0; i < n; i++) {
-            const SlotRef slot = impl.cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
-            if (slot && impl.load_of(slot).is_ready()) {
-                best[i] = precision == Precision::hi ? Resident::hi : Resident::lo;
-            }
-        }
-    }
+    MutexLock lock(impl_->mu_);
+    impl_->add_copies(layer_idx, expert_idxs, n, best, [](const SlotLoad & load) { return load.is_ready(); });
+}
+
+void Loader::find_coming(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const {
+    std::fill(best, best + n, Resident::none);
+    MutexLock lock(impl_->mu_);
+    impl_->add_copies(layer_idx, expert_idxs, n, best, [](const SlotLoad & load) { return load.is_coming(); });
+    impl_->add_copies(layer_idx, expert_idxs, n, best, [](const SlotLoad & load) { return load.is_ready(); });
 }
 
 bool Loader::holds_all() const {

@@ -109,6 +109,9 @@ class Loader {
 
     // The best copy of each expert that is resident and complete. expert_idxs [n], best [n].
     void find_resident(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const;
+    // Likewise, and where there is none the best copy that is being read: its bytes are spent, and it comes sooner than
+    // any that is yet to be asked for.
+    void find_coming(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best) const;
 
     // Whether every copy of the model is complete and in its own slot (ExpertCache::own_slot): nothing goes any more,
     // but by clear(). Never with lo copies, where a policy has a choice.

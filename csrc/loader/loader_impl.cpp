@@ -126,6 +126,21 @@ Loader::Impl::~Impl() {
     reader_.drain(); // the last completion may still be on its way out of on_completion()
 }
 
+void Loader::Impl::add_copies(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best,
+                              bool (*counts)(const SlotLoad &)) const {
+    for (const Precision precision : {Precision::lo, Precision::hi}) { // hi last: it is the better one
+        if (!layouts_.has(layer_idx, precision)) {
+            continue;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            const SlotRef slot = cache_.find({layer_idx, static_cast<uint16_t>(expert_idxs[i]), precision});
+            if (slot && counts(load_of(slot))) {
+                best[i] = precision == Precision::hi ? Resident::hi : Resident::lo;
+            }
+        }
+    }
+}
+
 SlotLoad & Loader::Impl::load_of(SlotRef slot) {
     return loads_[static_cast<size_t>(slot.class_idx)][static_cast<size_t>(slot.slot_idx)];
 }

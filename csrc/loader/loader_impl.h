@@ -40,6 +40,7 @@ struct SlotLoad {
 
     bool is_leaving() const { return failed || is_cancelled; }
     bool is_ready() const { return occupied && n_left == 0 && !is_leaving(); }
+    bool is_coming() const { return occupied && n_left > 0 && !is_leaving(); }
     bool is_ready(uint32_t part_idx) const { return n_pieces_left[part_idx] == 0 && !part_failed[part_idx]; }
 };
 
@@ -66,6 +67,9 @@ struct Loader::Impl {
                        const std::vector<uint32_t> & part_order, Admission admission) HOBBIT_REQUIRES(mu_);
     PartView view_part(const LoadStep::Lease & lease, int32_t request_idx, uint32_t part_idx) const
         HOBBIT_REQUIRES(mu_);
+    // Notes the experts' copies that count, the better one of two, over what was noted before.
+    void add_copies(uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n, Resident * best,
+                    bool (*counts)(const SlotLoad &)) const HOBBIT_REQUIRES(mu_);
     // Gives up a streamed part, read or not.
     void drop_request(int32_t request_idx) HOBBIT_REQUIRES(mu_);
     // A copy that failed or was cancelled leaves with its last pin, so that the next step reads it anew.

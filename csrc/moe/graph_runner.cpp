@@ -185,7 +185,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     }
     recorder_.read_weights(view_);
     inner_.set_recurring(-1);
-    if (Status status = step_.select(view_, reads_); !status.ok()) {
+    if (Status status = step_.select(view_, reads_, filter_.own_choice(view_)); !status.ok()) {
         return status;
     }
     if (Status status = recorder_.on_layer(view_, step_.ids(), gates_, reads_); !status.ok()) {

@@ -95,7 +95,20 @@ void LayerStep::group_rows(const LayerView & view) {
     }
 }
 
-Status LayerStep::select(const LayerView & view, const DeviceReads & reads) {
+// What a filter replaced weighs about as little as the last one that stayed, and would have come in the same copy.
+void LayerStep::describe_routing(const LayerView & view, const std::vector<int32_t> * own_choice) {
+    told_ids_      = own_choice != nullptr && own_choice->size() == ids_.size() ? *own_choice : ids_;
+    const size_t n = view.n_used();
+    choices_.resize(ids_.size());
+    for (size_t i = 0; i < ids_.size(); ++i) {
+        const auto row   = ids_.begin() + static_cast<std::ptrdiff_t>(i / n * n);
+        const auto found = std::find(row, row + static_cast<std::ptrdiff_t>(n - 1), told_ids_[i]);
+        choices_[i]      = precision_.choice_of(*found);
+    }
+    routing_ = {view.layer_idx, view.n_used(), view.n_tokens(), told_ids_.data(), choices_.data()};
+}
+
+Status LayerStep::select(const LayerView & view, const DeviceReads & reads, const std::vector<int32_t> * own_choice) {
     if (Status status = read_ids(view, reads); !status.ok()) {
         return status;
     }
@@ -104,13 +117,8 @@ Status LayerStep::select(const LayerView & view, const DeviceReads & reads) {
         precision_.drop_skipped(view, ids_, view.model->skip_renorm);
     }
     group_rows(view);
-
-    choices_.resize(ids_.size());
-    for (size_t i = 0; i < ids_.size(); ++i) {
-        choices_[i] = precision_.choice_of(ids_[i]);
-    }
-    model_   = view.model;
-    routing_ = {view.layer_idx, view.n_used(), view.n_tokens(), ids_.data(), choices_.data()};
+    describe_routing(view, own_choice);
+    model_ = view.model;
     if (view.model->tier != nullptr) {
         view.model->tier->on_route(routing_);
     }

@@ -16,8 +16,10 @@ namespace hobbit {
 class LayerStep {
   public:
     // Reads the selected ids, decides on precisions and tells the eviction policies. Where none has a choice now, the
-    // loader's is left to tell_later(). REQUIRES: the router was computed.
-    Status select(const LayerView & view, const DeviceReads & reads);
+    // loader's is left to tell_later(). `own_choice` [n_tokens][n_used]: the router's, if a filter changed it; policies
+    // are told that, so that what is given up for want of room is not given up for good. REQUIRES: the router was
+    // computed.
+    Status select(const LayerView & view, const DeviceReads & reads, const std::vector<int32_t> * own_choice);
     // What no token waits for. To be called before the next select().
     void tell_later();
     bool is_told() const { return untold_ == nullptr; }
@@ -57,15 +59,17 @@ class LayerStep {
   private:
     Status read_ids(const LayerView & view, const DeviceReads & reads);
     void   group_rows(const LayerView & view);
+    void   describe_routing(const LayerView & view, const std::vector<int32_t> * own_choice);
 
     PrecisionStep             precision_;
     Loader *                  untold_ = nullptr; // its policy is still to be told
     Routing                   routing_;
     const ModelExperts *      model_ = nullptr;
     std::shared_ptr<LoadStep> load_;
-    std::vector<int32_t>      ids_;     // [n_tokens][n_used]
-    std::vector<Choice>       choices_; // [n_tokens][n_used]
-    std::vector<int32_t>      key_of_;  // [n_expert], -1: not selected, or skipped
+    std::vector<int32_t>      ids_;      // [n_tokens][n_used]
+    std::vector<int32_t>      told_ids_; // [n_tokens][n_used], what policies are told
+    std::vector<Choice>       choices_;  // likewise, of those
+    std::vector<int32_t>      key_of_;   // [n_expert], -1: not selected, or skipped
     std::vector<uint32_t>     skipped_rows_;
     std::vector<ExpertKey>    keys_;
     std::vector<ExpertKey>    loaded_keys_;

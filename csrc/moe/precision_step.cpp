@@ -37,7 +37,7 @@ void PrecisionStep::decide(const LayerView & view, const std::vector<int32_t> & 
     if (view.model->tier != nullptr) {
         view.model->tier->find_resident(view.layer_idx, selected_.data(), n, resident_.data());
     } else {
-        view.model->loader->find_resident(view.layer_idx, selected_.data(), n, resident_.data());
+        view.model->loader->find_coming(view.layer_idx, selected_.data(), n, resident_.data());
     }
     for (uint32_t i = 0; i < n; ++i) {
         resident_of_[static_cast<size_t>(selected_[i])] = resident_[i];

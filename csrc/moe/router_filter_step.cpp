@@ -80,15 +80,17 @@ Status RouterFilterStep::apply(ggml_cgraph * graph, int node_idx) {
     expert_idxs_.resize(n_expert);
     resident_.resize(n_expert);
     std::iota(expert_idxs_.begin(), expert_idxs_.end(), 0);
-    model_->loader->find_resident(layer, expert_idxs_.data(), n_expert, resident_.data());
+    // What is on its way is as good as there: to reroute it would waste the read.
+    model_->loader->find_coming(layer, expert_idxs_.data(), n_expert, resident_.data());
+    own_choice_.clear();
     uint64_t n_rerouted = 0;
     for (uint32_t t = 0; t < n_tokens; ++t) {
-        int32_t * order = order_.data() + static_cast<size_t>(t) * n_expert;
-        before_.assign(order, order + n_used);
+        int32_t *  order = order_.data() + static_cast<size_t>(t) * n_expert;
+        const auto own   = own_choice_.insert(own_choice_.end(), order, order + n_used);
         filter_->select(layer, scores_.data() + static_cast<size_t>(t) * n_expert, resident_.data(), n_expert, n_used,
                         order);
         for (uint32_t i = 0; i < n_used; ++i) {
-            n_rerouted += std::find(before_.begin(), before_.end(), order[i]) == before_.end() ? 1 : 0;
+            n_rerouted += std::find(own, own_choice_.end(), order[i]) == own_choice_.end() ? 1 : 0;
         }
     }
     if (n_rerouted > 0) {

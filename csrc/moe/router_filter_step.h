@@ -25,6 +25,11 @@ class RouterFilterStep {
     // Rewrites the selection in the sorted ids. REQUIRES: the run with `node` was computed.
     Status apply(ggml_cgraph * graph, int node_idx);
 
+    // What the router chose for a layer before it was rewritten, [n_tokens][n_used]; nullptr: it was not looked at.
+    const std::vector<int32_t> * own_choice(const LayerView & view) const {
+        return sorted_ != nullptr && view.ids->view_src == sorted_ ? &own_choice_ : nullptr;
+    }
+
     // An error that names the architecture if this layer's selection is of a kind that apply() never saw.
     Status check(const LayerView & view) const;
 
@@ -36,7 +41,7 @@ class RouterFilterStep {
     const ggml_tensor *           sorted_ = nullptr; // the ids rewritten last
     std::vector<float>            scores_;
     std::vector<int32_t>          order_;
-    std::vector<int32_t>          before_;
+    std::vector<int32_t>          own_choice_;  // [n_tokens][n_used]
     std::vector<int32_t>          expert_idxs_; // 0, 1, ...
     std::vector<Resident>         resident_;
 };

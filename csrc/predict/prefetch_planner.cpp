@@ -140,9 +140,14 @@ const std::vector<ExpertKey> & PrefetchPlanner::plan(const Loader & loader, cons
     if (record_) {
         record(gates);
     }
-    const FindResident of_loader = [&loader](uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_idxs,
-                                             Resident * resident) {
-        loader.find_resident(layer_idx, expert_idxs, n_idxs, resident);
+    // A filter prefers what is on its way, too (RouterFilterStep).
+    const FindResident of_loader = [&](uint16_t layer_idx, const int32_t * expert_idxs, uint32_t n_idxs,
+                                       Resident * resident) {
+        if (filter_ != nullptr) {
+            loader.find_coming(layer_idx, expert_idxs, n_idxs, resident);
+        } else {
+            loader.find_resident(layer_idx, expert_idxs, n_idxs, resident);
+        }
     };
     const FindResident & find = find_resident ? find_resident : of_loader;
     guesses_.clear();

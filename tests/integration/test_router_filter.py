@@ -52,3 +52,46 @@ def test_fewer_misses(tiny_model: ModelFactory, router_filter: RouterFilter) -> 
         assert (stats.n_rerouted > 0) == (active is not None)
         misses.append(stats.n_misses_hi)
     assert misses[1] < misses[0]
+
+
+class Listener:
+    """An eviction policy that keeps what it is told of the first layer, token by token."""
+
+    def start(self, n_expert: list[int], lo_cost: float) -> None:
+        self.shape = (len(n_expert), max(n_expert))
+        self.told: list[list[int]] = []
+
+    def on_route(self, layer: int, expert_idxs: np.ndarray, codes: np.ndarray) -> None:
+        if layer == 0:
+            self.told += expert_idxs.tolist()
+
+    def scores(self) -> np.ndarray:
+        return np.ones(self.shape)
+
+    def reset(self) -> None:
+        pass
+
+
+def test_eviction_is_told_what_the_router_chose(tiny_model: ModelFactory) -> None:
+    """Which in the first layer depends on the tokens alone, whatever was rerouted before."""
+    path = tiny_model("qwen3moe", n_expert=16, n_expert_used=4)
+    told = []
+    for active in (None, Substitute(0.8)):
+        listener = Listener()
+        with closing(
+            hobbit_py.Llama(
+                path,
+                expert_memory=arena_bytes(path, ArenaSize.QUARTER),
+                precision="exact",
+                n_ctx=N_CTX,
+                n_threads=1,
+                prefetch=False,
+                eviction=listener,
+                router_filter=active,
+            )
+        ) as model:
+            for token in (*PROMPT, *DECODE):
+                model.eval([token])
+            assert (model.stats().n_rerouted > 0) == (active is not None)
+        told.append(listener.told)
+    assert told[0] == told[1]

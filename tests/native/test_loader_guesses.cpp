@@ -61,6 +61,28 @@ TEST_CASE("a guess that is wanted is promoted, not queued twice") {
     CHECK(stats.n_prefetch_late == 1);
 }
 
+TEST_CASE("a copy that is being read is coming, and resident once it is complete") {
+    const TinyModel model = two_layers();
+    ManualBench     bench(model, with_slots(32));
+    const auto      coming = [&bench](int32_t expert_idx) {
+        Resident best = Resident::none;
+        bench.loader.find_coming(1, &expert_idx, 1, &best);
+        return best == Resident::hi;
+    };
+    bench.loader.prefetch(model.keys(1, {3}), three_parts);
+    CHECK(coming(3));
+    CHECK_FALSE(is_resident(bench, 1, 3));
+    CHECK_FALSE(coming(4));
+    bench.reader.drain();
+    CHECK(coming(3));
+    CHECK(is_resident(bench, 1, 3));
+    bench.loader.prefetch(model.keys(1, {5}), three_parts);
+    const auto step = begin(bench, 1, {4});
+    CHECK(coming(4));
+    CHECK_FALSE(coming(5)); // given up, though a part of it is still being read
+    bench.reader.drain();
+}
+
 TEST_CASE("a guess that was wrong is given up between two reads") {
     const TinyModel model = two_layers();
     ManualBench     bench(model, with_slots(32));
