@@ -102,6 +102,8 @@ void TieredLayer::plan() {
         for (size_t m = 0; m < missing_.size(); m++) {
             if (plan_.places[m][rank] == Place::device) {
                 copies_.add(missing_[m], parts[rank]);
+            } else {
+                copies_.add_for_host(missing_[m], parts[rank]);
             }
         }
     }
@@ -113,13 +115,9 @@ Place TieredLayer::place_of(uint32_t key_idx, uint32_t part_idx) const {
     return plan_.places[static_cast<size_t>(lease_idxs_[key_idx])][rank];
 }
 
-bool TieredLayer::is_loaded(uint32_t key_idx, uint32_t part_idx) const {
-    return step_->loaded().ready(static_cast<uint32_t>(lease_idxs_[key_idx]), part_idx);
-}
-
 void TieredLayer::pump() {
     copies_.pump();
-    if (copies_.all_begun()) {
+    if (copies_.all_begun() && !copies_.awaits_stream()) {
         ahead_.pump(*view_);
     }
 }
@@ -296,11 +294,14 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
         }
     }
     think_meanwhile();
-    if (Status status = send_host(); !status.ok()) {
+    if (!host_shares_.empty()) {
+        host_->send(*step_);
+    }
+    if (Status status = complete_rest(inner, matmul); !status.ok()) {
         return status;
     }
-    if (Status status = complete_copies(inner, matmul); !status.ok()) {
-        return status;
+    if (!host_shares_.empty()) {
+        host_->clear();
     }
     pending_.clear();
     pump(); // into the buffers that came free
