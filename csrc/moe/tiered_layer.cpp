@@ -72,9 +72,9 @@ void TieredLayer::end() {
 }
 
 void TieredLayer::plan() {
-    const std::vector<uint32_t> & parts     = view_->part_order;
-    const bool                    with_host = view_->model->host_compute && view_->n_tokens() <= max_host_tokens;
-    const CopyLayouts &           layouts   = *view_->model->layouts;
+    const std::vector<uint32_t> & parts   = view_->part_order;
+    const HostParts               host    = host_parts();
+    const CopyLayouts &           layouts = *view_->model->layouts;
     std::vector<MissingExpert>    experts;
     uint64_t                      n_bytes_left = 0; // of copies that were begun ahead
     for (uint32_t i : missing_) {
@@ -84,11 +84,11 @@ void TieredLayer::plan() {
                            static_cast<uint32_t>(parts.size() - 1), layout.parts[parts.back()].n_bytes,
                            ahead_.n_begun(step_->keys()[i], parts)});
     }
-    if (with_host) {
+    if (host.first || host.last) {
         TierCosts costs = view_->model->tier->costs();
         costs.host_sync_us += can_be_parted() ? held_up_us : 0;
         costs.copy_start_us += static_cast<double>(n_bytes_left) * costs.copy_us_per_byte;
-        plan_                = plan_step(experts, costs);
+        plan_                = plan_step(experts, costs, host);
         const auto uses_host = [](const std::vector<Place> & places) {
             return std::find(places.begin(), places.end(), Place::host) != places.end();
         };
@@ -107,6 +107,15 @@ void TieredLayer::plan() {
             }
         }
     }
+}
+
+HostParts TieredLayer::host_parts() const {
+    const std::vector<uint32_t> & parts    = view_->part_order;
+    const uint32_t                n_tokens = view_->n_tokens();
+    const auto                    may      = [&](uint32_t part_idx) {
+        return n_tokens <= max_host_tokens && view_->model->may_compute(view_->layer_idx, part_idx, n_tokens);
+    };
+    return {std::all_of(parts.begin(), parts.end() - 1, may), may(parts.back())};
 }
 
 Place TieredLayer::place_of(uint32_t key_idx, uint32_t part_idx) const {

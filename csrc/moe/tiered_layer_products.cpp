@@ -96,11 +96,8 @@ void TieredLayer::find_host_shares() {
 // Whether what the host multiplies for the node has the device's bits.
 bool TieredLayer::rounds_as_device(const LayerView & view, const ExpertNode & node) const {
     const ModelExperts & model = *view.model;
-    if (model.tier == nullptr || !model.host_compute || view.n_tokens() != 1) {
-        return false;
-    }
-    const PartShape & shape = model.layers[view.layer_idx].parts[static_cast<int>(Precision::hi)][node.part_idx];
-    return model.device_rounding.covers(shape.type, shape.n_in);
+    return model.tier != nullptr && model.host_compute != HostCompute::never &&
+           model.rounds_as_device(view.layer_idx, node.part_idx, view.n_tokens());
 }
 
 // Those of the host's share that the device did not quantise yet. Returns whether there were any.
@@ -128,6 +125,9 @@ Status TieredLayer::compute_host() {
     for (const HostShare & share : host_shares_) {
         const ggml_tensor * input  = share.node->node->src[1];
         const ggml_tensor * quants = rounds_as_device(*view_, *share.node) ? quants_.of(input) : nullptr;
+        if (quants == nullptr && view_->model->host_compute == HostCompute::as_device) {
+            return Status::error("out of memory for a token's inputs, as the device quantises them");
+        }
         host_->begin(*share.node, quants != nullptr ? quants : input, *reads_);
     }
     return multiply_ready();
