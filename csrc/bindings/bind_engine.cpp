@@ -172,9 +172,12 @@ void bind_engine(py::module_ & m) {
              py::call_guard<py::gil_scoped_release>())
         .def("set_spare_threads", &Engine::set_spare_threads, py::arg("n_threads"))
         .def("set_host_compute", &Engine::set_host_compute, py::arg("host_compute"))
+        .def_property_readonly("is_host_held_back", &Engine::is_host_held_back,
+                               "Whether experts are copied that the host might sooner multiply by with other bits.")
         .def_property_readonly("has_device_rounding", &Engine::has_device_rounding,
                                "Whether what the host multiplies for single tokens has the device's bits.")
-        .def("assume_device_rounding", &Engine::assume_device_rounding, "For tests: as if it had.")
+        .def("assume_device_rounding", &Engine::assume_device_rounding,
+             "For tests: as if the device were a GPU, and it had.")
         .def_property_readonly(
             "all_device_bytes", [](const Engine & e) { return e.all_device_bytes(Precision::hi); },
             "Slots on the device for every expert in hi.")

@@ -91,7 +91,9 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     if (device_ == nullptr) {
         throw StoreError("there is no device named " + options_.inner_device + " in this build of llama-cpp-python");
     }
-    inner_device_ = ggml_backend_dev_by_name(options_.inner_device.c_str());
+    inner_device_    = ggml_backend_dev_by_name(options_.inner_device.c_str());
+    is_other_device_ = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
+    choose_host_compute();
     describe_layers();
     std::unordered_map<std::string, ExpertTensor> tensors;
     for (const ExpertLayer & layer : store_.layers()) {
@@ -293,13 +295,31 @@ void Engine::set_device_memory(const TierOptions & options) {
     tier_                 = std::make_unique<DeviceTier>(device_layouts_, n_expert, shape, *device_arena_, options);
     experts_.device_arena = device_arena_.get();
     experts_.tier         = tier_.get();
-    const bool is_gpu     = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
-    if (is_gpu && !has_lo()) {
-        experts_.device_rounding = DeviceRounding(inner_device_, row_shapes());
+    if (is_other_device_ && !has_lo()) {
+        experts_.device_rounding = DeviceRounding::tried(inner_device_, row_shapes());
     }
 }
 
-void Engine::assume_device_rounding() { experts_.device_rounding = DeviceRounding::assumed(row_shapes()); }
+void Engine::assume_device_rounding() {
+    is_other_device_         = true;
+    experts_.device_rounding = DeviceRounding::assumed(row_shapes());
+    choose_host_compute();
+}
+
+void Engine::set_host_compute(std::optional<bool> host_compute) {
+    host_compute_ = host_compute;
+    choose_host_compute();
+}
+
+void Engine::choose_host_compute() {
+    const bool for_bits   = is_other_device_ && !options_.is_unified && !has_lo();
+    const bool any        = host_compute_.value_or(!for_bits);
+    experts_.host_compute = any ? HostCompute::any : host_compute_ ? HostCompute::never : HostCompute::as_device;
+}
+
+bool Engine::is_host_held_back() const {
+    return experts_.host_compute == HostCompute::as_device && !experts_.device_rounding.covers_all();
+}
 
 std::set<RowShape> Engine::row_shapes() const {
     std::set<RowShape> shapes;

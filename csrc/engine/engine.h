@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -73,11 +74,15 @@ class Engine {
     void fill_device_memory(Precision precision);
     // Of the threads that compute, to be left to reads while those are waited for. To be called between graphs.
     void set_spare_threads(int n_threads) { experts_.n_spare_threads = n_threads; }
-    // Whether the host may multiply by experts that are not on the device. REQUIRES: no graph is being computed.
-    void set_host_compute(bool host_compute) { experts_.host_compute = host_compute; }
+    // Whether the host may multiply by experts that are not on the device; none: where it has the device's bits, or,
+    // with lo copies, always. REQUIRES: no graph is being computed.
+    void set_host_compute(std::optional<bool> host_compute);
+    // Whether experts are copied, or some of their matrices, that the host might sooner multiply by with other bits.
+    // REQUIRES: set_device_memory().
+    bool is_host_held_back() const;
     // Whether what the host multiplies for single tokens has the device's bits, whichever experts it is.
     bool has_device_rounding() const { return experts_.device_rounding.covers_all(); }
-    // For tests: as if the device rounded as kernels do that were made for others.
+    // For tests: as if the device were a GPU that rounds as kernels do that were made for others.
     void assume_device_rounding();
     // Memory on the device for every expert in one precision, and what `options` take of it in all.
     uint64_t all_device_bytes(Precision precision) const;
@@ -152,6 +157,7 @@ class Engine {
     std::set<RowShape> row_shapes() const;      // of all experts as in the model
     uint64_t           gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
     void               describe_layers();
+    void               choose_host_compute();
     void               make_layer_area(const MakeArena & make_arena);
 
     GgufModel                        model_;
@@ -166,8 +172,10 @@ class Engine {
     CopyLayouts                      device_layouts_;
     uint64_t                         device_part_bytes_ = 0; // of the largest matrix on the inner device
     ModelExperts                     experts_;
-    ggml_backend_dev_t               inner_device_ = nullptr;
-    ggml_backend_dev_t               device_       = nullptr;
+    ggml_backend_dev_t               inner_device_    = nullptr;
+    ggml_backend_dev_t               device_          = nullptr;
+    bool                             is_other_device_ = false; // than the host, with kernels of its own
+    std::optional<bool>              host_compute_;
     std::unique_ptr<StoreBufferType> buffer_type_;
     std::unique_ptr<DenseStream>     stream_;
     std::unique_ptr<LayerArea>       layer_area_;

@@ -43,13 +43,23 @@ class ArrangedInputs {
 // The fastest that this processor has; nullptr: one without vectors would be slower than ggml's own product.
 const MmvqKernel * mmvq_q8_0_kernel();
 const MmvqKernel * mmvq_q4_k_kernel();
+const MmvqKernel * mmvq_q5_k_kernel();
 const MmvqKernel * mmvq_q6_k_kernel();
 
-// For tests: the kernels of Q8_0 one by one, and thread by thread as above.
+// One by one; nullptr: the processor lacks the instructions.
 const MmvqKernel * mmvq_q8_0_avx512();
+const MmvqKernel * mmvq_q4_k_avx512();
+const MmvqKernel * mmvq_q5_k_avx512();
+const MmvqKernel * mmvq_q6_k_avx512();
 const MmvqKernel * mmvq_q8_0_avx2();
+const MmvqKernel * mmvq_q4_k_avx2();
+const MmvqKernel * mmvq_q5_k_avx2();
+const MmvqKernel * mmvq_q6_k_avx2();
+
+// For tests: thread by thread as above.
 const MmvqKernel & mmvq_q8_0_reference();
 const MmvqKernel & mmvq_q4_k_reference();
+const MmvqKernel & mmvq_q5_k_reference();
 const MmvqKernel & mmvq_q6_k_reference();
 
 } // namespace hobbit::kernels

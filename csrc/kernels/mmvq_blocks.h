@@ -23,6 +23,16 @@ struct Q4KBlock {
 };
 static_assert(sizeof(Q4KBlock) == 144);
 
+// As Q4_K, with a fifth bit for each quant.
+struct Q5KBlock {
+    uint16_t scale;
+    uint16_t min_scale;
+    uint8_t  group_scales[12];
+    uint8_t  upper[32]; // bit g of byte i: of quant i of group g
+    uint8_t  quants[128];
+};
+static_assert(sizeof(Q5KBlock) == 176);
+
 // weight = scale * group scale * (quant - 32), groups of 16.
 struct Q6KBlock {
     uint8_t  lower[128]; // four bits of each quant
@@ -43,5 +53,23 @@ struct alignas(64) Q8_0Inputs {
     float   scales[n_blocks];
 };
 void arrange_for_q8_0(const void * blocks, int64_t n_in, void * inputs);
+
+// A block of inputs, for kernels of Q4_K and Q5_K: where thread i of a block's sixteen wants it, of group 2 (i / 4) and
+// of the one after that.
+struct alignas(64) Q4KInputs {
+    int8_t  quants[2][2][64]; // [group of two][half of the group]: four neighbours each
+    int32_t sums[2][16];      // of the eight
+    float   scales[2][16];
+};
+void arrange_for_q4_k(const void * blocks, int64_t n_in, void * inputs);
+
+// A block of inputs, for kernels of Q6_K: groups 4 h + 2 i and 4 h + 2 i + 1 of 32 are what half h of a block's 32
+// threads takes, four neighbours each.
+struct alignas(64) Q6KInputs {
+    int8_t  quants[2][2][64]; // [h][i]
+    int32_t minus_32_sums[2][2][16];
+    float   scales[2][2][16];
+};
+void arrange_for_q6_k(const void * blocks, int64_t n_in, void * inputs);
 
 } // namespace hobbit::kernels

@@ -57,9 +57,4 @@ const MmvqKernel * mmvq_q8_0_avx512() { return nullptr; }
 
 #endif
 
-const MmvqKernel * mmvq_q8_0_kernel() {
-    const MmvqKernel * kernel = mmvq_q8_0_avx512();
-    return kernel != nullptr ? kernel : mmvq_q8_0_avx2();
-}
-
 } // namespace hobbit::kernels

@@ -32,8 +32,12 @@ struct Q8_0Rows {
     }
 };
 
-struct Q4KRows {
-    using Block                              = Q4KBlock;
+int upper_bit_of(const Q4KBlock &, int64_t, int64_t) { return 0; }
+
+int upper_bit_of(const Q5KBlock & block, int64_t group, int64_t at) { return (block.upper[at] >> group & 1) << 4; }
+
+template <typename WeightBlock> struct Q4KRows { // and of Q5_K
+    using Block                              = WeightBlock;
     static constexpr int64_t n_weights       = k_weights;
     static constexpr int64_t block_n_threads = 16; // four of each group of 32: two times four neighbours
 
@@ -47,10 +51,11 @@ struct Q4KRows {
             int8_t            quants[8], ones[8];
             int8_t            values[8];
             for (int64_t j = 0; j < 8; ++j) {
-                const int64_t at = first + j % 4 + 16 * (j / 4);
-                quants[j]        = static_cast<int8_t>((block.quants[32 * pair + at] >> (4 * i)) & 15);
-                ones[j]          = 1;
-                values[j]        = input.quants[at];
+                const int64_t at    = first + j % 4 + 16 * (j / 4);
+                const int     lower = (block.quants[32 * pair + at] >> (4 * i)) & 15;
+                quants[j]           = static_cast<int8_t>(lower | upper_bit_of(block, group, at));
+                ones[j]             = 1;
+                values[j]           = input.quants[at];
             }
             const uint8_t * s        = block.group_scales;
             const int32_t   scale    = group < 4 ? s[group] & 63 : (s[group + 4] & 15) | ((s[group - 4] >> 6) << 4);
@@ -143,7 +148,8 @@ float half_to_float(uint16_t half) {
 }
 
 const MmvqKernel & mmvq_q8_0_reference() { return kernel<Q8_0Rows>; }
-const MmvqKernel & mmvq_q4_k_reference() { return kernel<Q4KRows>; }
+const MmvqKernel & mmvq_q4_k_reference() { return kernel<Q4KRows<Q4KBlock>>; }
+const MmvqKernel & mmvq_q5_k_reference() { return kernel<Q4KRows<Q5KBlock>>; }
 const MmvqKernel & mmvq_q6_k_reference() { return kernel<Q6KRows>; }
 
 } // namespace hobbit::kernels

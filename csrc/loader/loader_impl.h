@@ -11,7 +11,8 @@
 // What this asks of a caller: a thread has one step at a time, takes the parts in `part_order`, waits for all copies
 // of a part that it has not used yet (or for them in the order of `keys`), and releases a streamed part before it
 // waits again. Or it waits for all parts at once, and releases each as soon as those of the same copy that come before
-// it in `part_order` have come as well.
+// it in `part_order` have come as well. While it waits it holds nothing that another step, which holds buffers, may
+// wait for (moe/layer_copies.h: buffers of a device).
 #pragma once
 
 #include "loader/loader.h"

@@ -80,32 +80,28 @@ bool is_alike(ggml_backend_t device, const kernels::MmvqKernel & kernel, ggml_ty
 
 } // namespace
 
-DeviceRounding::DeviceRounding(ggml_backend_dev_t device, const std::set<RowShape> & shapes) {
-    GgmlBackendPtr backend;
-    for (const auto & [type, n_in] : shapes) {
-        const kernels::MmvqKernel * kernel = mmvq_kernel_for(type, n_in);
-        if (kernel == nullptr) {
-            continue;
-        }
-        if (!backend) {
-            backend.reset(ggml_backend_dev_init(device, nullptr));
-        }
-        if (backend && is_alike(backend.get(), *kernel, type, n_in)) {
-            alike_.insert({type, n_in});
+DeviceRounding::DeviceRounding(const std::set<RowShape> & shapes, const IsAlike & is_alike) {
+    for (const RowShape & shape : shapes) {
+        const kernels::MmvqKernel * kernel = mmvq_kernel_for(shape.first, shape.second);
+        if (kernel != nullptr && is_alike(*kernel, shape)) {
+            alike_.insert(shape);
         }
     }
     is_for_all_ = !shapes.empty() && alike_.size() == shapes.size();
 }
 
+DeviceRounding DeviceRounding::tried(ggml_backend_dev_t device, const std::set<RowShape> & shapes) {
+    GgmlBackendPtr backend;
+    return {shapes, [&](const kernels::MmvqKernel & kernel, const RowShape & shape) {
+                if (!backend) {
+                    backend.reset(ggml_backend_dev_init(device, nullptr));
+                }
+                return backend && is_alike(backend.get(), kernel, shape.first, shape.second);
+            }};
+}
+
 DeviceRounding DeviceRounding::assumed(const std::set<RowShape> & shapes) {
-    DeviceRounding rounding;
-    for (const auto & [type, n_in] : shapes) {
-        if (mmvq_kernel_for(type, n_in) != nullptr) {
-            rounding.alike_.insert({type, n_in});
-        }
-    }
-    rounding.is_for_all_ = !shapes.empty() && rounding.alike_.size() == shapes.size();
-    return rounding;
+    return {shapes, [](const kernels::MmvqKernel &, const RowShape &) { return true; }};
 }
 
 } // namespace hobbit

@@ -6,8 +6,10 @@
 
 #include "ggml-backend.h"
 #include "ggml.h"
+#include "kernels/mmvq.h"
 
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -21,7 +23,7 @@ class DeviceRounding {
     // None.
     DeviceRounding() = default;
     // Tries each shape for which there is a kernel, as far as the device has memory for that.
-    DeviceRounding(ggml_backend_dev_t device, const std::set<RowShape> & shapes);
+    static DeviceRounding tried(ggml_backend_dev_t device, const std::set<RowShape> & shapes);
     // All for which there is a kernel, whatever the device computes: for tests.
     static DeviceRounding assumed(const std::set<RowShape> & shapes);
 
@@ -31,6 +33,9 @@ class DeviceRounding {
     bool covers_all() const { return is_for_all_; }
 
   private:
+    using IsAlike = std::function<bool(const kernels::MmvqKernel & kernel, const RowShape & shape)>;
+    DeviceRounding(const std::set<RowShape> & shapes, const IsAlike & is_alike);
+
     std::set<RowShape> alike_;
     bool               is_for_all_ = false;
 };

@@ -114,6 +114,9 @@ const MmvqKernel * mmvq_kernel_for(ggml_type type, int64_t n_in) {
     case GGML_TYPE_Q4_K:
         kernel = kernels::mmvq_q4_k_kernel();
         break;
+    case GGML_TYPE_Q5_K:
+        kernel = kernels::mmvq_q5_k_kernel();
+        break;
     case GGML_TYPE_Q6_K:
         kernel = kernels::mmvq_q6_k_kernel();
         break;

@@ -50,6 +50,13 @@ class DeviceTier;
 class DeviceArena;
 class LayerArea;
 
+// Whether the host may multiply by experts that are not on the device.
+enum class HostCompute : uint8_t {
+    never,
+    as_device, // where that gives the device's bits
+    any,
+};
+
 struct ModelExperts {
     ModelExperts();
     ~ModelExperts();
@@ -65,7 +72,7 @@ struct ModelExperts {
     // order (UnifiedLayer), where a layer's experts do not lie so, in the area. nullptr: there is none.
     bool        is_unified   = false;
     LayerArea * layer_area   = nullptr;
-    bool        host_compute = true; // the host may multiply by experts that are not on the device
+    HostCompute host_compute = HostCompute::any;
     // What it multiplies for one token as the device would. None in mixed precision.
     DeviceRounding device_rounding;
     int            n_spare_threads = 0; // of those that compute, to be left to reads (ThreadShare)
@@ -95,6 +102,10 @@ struct ModelExperts {
     // Where a layer's experts are where it computes for good, in order, and need not be asked for. None: they are not.
     // REQUIRES: a loader.
     HeldSlots held(uint16_t layer_idx) const;
+    // Whether the host may multiply so many tokens by this matrix of experts that are not on the device.
+    bool may_compute(uint16_t layer_idx, uint32_t part_idx, uint32_t n_tokens) const;
+    // Whether what it multiplies has the device's bits by kernels of our own.
+    bool rounds_as_device(uint16_t layer_idx, uint32_t part_idx, uint32_t n_tokens) const;
     // Memory of the loader's, for ggml, which has no tensors of const data.
     WeightArea host_area(const std::byte * data) const { return {host_buffer.get(), const_cast<std::byte *>(data)}; }
 

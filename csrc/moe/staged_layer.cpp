@@ -8,14 +8,14 @@ namespace hobbit {
 
 namespace {
 
-// For so few the host helps, which is sooner done and rounds otherwise anyway. Where it does not, one token alone is
-// left out: its rows sum in one order, wherever its weights lie.
+// For so few the host helps, if it may round otherwise. Where it may not, one token alone is left out: its rows sum in
+// one order, wherever its weights lie.
 constexpr uint32_t max_tokens_with_host = 8;
 
 } // namespace
 
 bool StagedLayer::takes_batch(const ModelExperts & model, uint32_t n_tokens) {
-    return n_tokens > (model.host_compute ? max_tokens_with_host : 1);
+    return n_tokens > (model.host_compute == HostCompute::any ? max_tokens_with_host : 1);
 }
 
 bool StagedLayer::takes(const LayerView & view, const LayerStep & step) {

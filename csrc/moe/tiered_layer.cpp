@@ -72,9 +72,9 @@ void TieredLayer::end() {
 }
 
 void TieredLayer::plan() {
-    const std::vector<uint32_t> & parts     = view_->part_order;
-    const bool                    with_host = view_->model->host_compute && view_->n_tokens() <= max_host_tokens;
-    const CopyLayouts &           layouts   = *view_->model->layouts;
+    const std::vector<uint32_t> & parts   = view_->part_order;
+    const HostParts               host    = host_parts();
+    const CopyLayouts &           layouts = *view_->model->layouts;
     std::vector<MissingExpert>    experts;
     uint64_t                      n_bytes_left = 0; // of copies that were begun ahead
     for (uint32_t i : missing_) {
@@ -84,11 +84,11 @@ void TieredLayer::plan() {
                            static_cast<uint32_t>(parts.size() - 1), layout.parts[parts.back()].n_bytes,
                            ahead_.n_begun(step_->keys()[i], parts)});
     }
-    if (with_host) {
+    if (host.first || host.last) {
         TierCosts costs = view_->model->tier->costs();
         costs.host_sync_us += can_be_parted() ? held_up_us : 0;
         costs.copy_start_us += static_cast<double>(n_bytes_left) * costs.copy_us_per_byte;
-        plan_                = plan_step(experts, costs);
+        plan_                = plan_step(experts, costs, host);
         const auto uses_host = [](const std::vector<Place> & places) {
             return std::find(places.begin(), places.end(), Place::host) != places.end();
         };
@@ -102,9 +102,20 @@ void TieredLayer::plan() {
         for (size_t m = 0; m < missing_.size(); m++) {
             if (plan_.places[m][rank] == Place::device) {
                 copies_.add(missing_[m], parts[rank]);
+            } else {
+                copies_.add_for_host(missing_[m], parts[rank]);
             }
         }
     }
+}
+
+HostParts TieredLayer::host_parts() const {
+    const std::vector<uint32_t> & parts    = view_->part_order;
+    const uint32_t                n_tokens = view_->n_tokens();
+    const auto                    may      = [&](uint32_t part_idx) {
+        return n_tokens <= max_host_tokens && view_->model->may_compute(view_->layer_idx, part_idx, n_tokens);
+    };
+    return {std::all_of(parts.begin(), parts.end() - 1, may), may(parts.back())};
 }
 
 Place TieredLayer::place_of(uint32_t key_idx, uint32_t part_idx) const {
@@ -113,13 +124,9 @@ Place TieredLayer::place_of(uint32_t key_idx, uint32_t part_idx) const {
     return plan_.places[static_cast<size_t>(lease_idxs_[key_idx])][rank];
 }
 
-bool TieredLayer::is_loaded(uint32_t key_idx, uint32_t part_idx) const {
-    return step_->loaded().ready(static_cast<uint32_t>(lease_idxs_[key_idx]), part_idx);
-}
-
 void TieredLayer::pump() {
     copies_.pump();
-    if (copies_.all_begun()) {
+    if (copies_.all_begun() && !copies_.awaits_stream()) {
         ahead_.pump(*view_);
     }
 }
@@ -296,11 +303,14 @@ Status TieredLayer::complete_all(InnerGraph & inner, ExpertMatmul & matmul) {
         }
     }
     think_meanwhile();
-    if (Status status = send_host(); !status.ok()) {
+    if (!host_shares_.empty()) {
+        host_->send(*step_);
+    }
+    if (Status status = complete_rest(inner, matmul); !status.ok()) {
         return status;
     }
-    if (Status status = complete_copies(inner, matmul); !status.ok()) {
-        return status;
+    if (!host_shares_.empty()) {
+        host_->clear();
     }
     pending_.clear();
     pump(); // into the buffers that came free

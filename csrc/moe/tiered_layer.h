@@ -49,34 +49,33 @@ class TieredLayer {
     void promote();
 
   private:
-    struct HostShare { // of a node: key indices
+    struct HostShare { // of a node
         const ExpertNode *    node = nullptr;
-        std::vector<uint32_t> ready; // loaded when it was begun
-        std::vector<uint32_t> late;
+        std::vector<uint32_t> ready; // key indices: loaded, and to be multiplied by next
     };
 
-    void   plan();
-    void   pump();
-    void   find_slot_ids();
-    bool   can_be_parted() const;
-    void   think_meanwhile();
-    Status add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
-    Status complete_all(InnerGraph & inner, ExpertMatmul & matmul);
-    void   find_host_shares();
-    bool   rounds_as_device(const LayerView & view, const ExpertNode & node) const;
-    bool   quantize_inputs(InnerGraph & inner);
-    Status compute_host();
-    Status send_host();
-    Status run_host();
-    Status submit_resident(InnerGraph & inner);
-    Status add_slots(const ExpertNode & node, const std::vector<int32_t> & slot_ids, InnerGraph & inner);
-    Status submit_whole(InnerGraph & inner, ExpertMatmul & matmul, bool has_resident);
-    Status add_lo_rows(const ExpertNode & node, uint32_t n_padded, InnerGraph & inner, ExpertMatmul & matmul);
-    Status compute_late(const HostShare & share);
-    Status complete_copies(InnerGraph & inner, ExpertMatmul & matmul);
-    bool   reads_pending(const ggml_tensor * expert_node) const;
-    bool   is_loaded(uint32_t key_idx, uint32_t part_idx) const;
-    Place  place_of(uint32_t key_idx, uint32_t part_idx) const;
+    void      plan();
+    HostParts host_parts() const;
+    void      pump();
+    void      find_slot_ids();
+    bool      can_be_parted() const;
+    void      think_meanwhile();
+    Status    add_node(const ExpertNode & node, InnerGraph & inner, ExpertMatmul & matmul);
+    Status    complete_all(InnerGraph & inner, ExpertMatmul & matmul);
+    void      find_host_shares();
+    bool      rounds_as_device(const LayerView & view, const ExpertNode & node) const;
+    bool      quantize_inputs(InnerGraph & inner);
+    Status    compute_host();
+    Status    submit_resident(InnerGraph & inner);
+    Status    add_slots(const ExpertNode & node, const std::vector<int32_t> & slot_ids, InnerGraph & inner);
+    Status    submit_whole(InnerGraph & inner, ExpertMatmul & matmul, bool has_resident);
+    Status    add_lo_rows(const ExpertNode & node, uint32_t n_padded, InnerGraph & inner, ExpertMatmul & matmul);
+    Status    multiply_ready();
+    Status    compute_late(bool & any);
+    Status    complete_rest(InnerGraph & inner, ExpertMatmul & matmul);
+    Status    multiply_copies(InnerGraph & inner, ExpertMatmul & matmul);
+    bool      reads_pending(const ggml_tensor * expert_node) const;
+    Place     place_of(uint32_t key_idx, uint32_t part_idx) const;
 
     ggml_backend_t                device_;
     std::unique_ptr<HostProducts> host_; // made when it is first needed
@@ -107,7 +106,7 @@ class TieredLayer {
     std::vector<int32_t>            buffers_;      // [key]
     std::vector<int32_t>            used_buffers_; // to be given back
     Promotions                      promotions_;
-    std::vector<uint32_t>           ready_, arrived_, part_idxs_, lease_wanted_, lease_arrived_, lo_rows_;
+    std::vector<uint32_t>           ready_, arrived_, part_idxs_, lo_rows_;
     std::vector<int32_t>            lo_slots_; // [lo row]
 };
 

@@ -29,11 +29,9 @@ Status TieredLayer::add_slots(const ExpertNode & node, const std::vector<int32_t
 // What is resident, unless it was given to the device already, and, if all copies were begun, what was copied.
 // REQUIRES: as submit_resident().
 Status TieredLayer::submit_whole(InnerGraph & inner, ExpertMatmul & matmul, bool has_resident) {
-    const bool with_copies = copies_.all_begun() && copies_.any_left(part_idxs_);
+    const bool with_copies = copies_.all_begun() && copies_.any_left(part_idxs_) && !copies_.awaits_stream();
     if (with_copies) {
-        if (Status status = copies_.wait(part_idxs_); !status.ok()) {
-            return status;
-        }
+        copies_.wait(part_idxs_);
     }
     for (const ExpertNode * node : pending_) {
         arrived_.clear();
@@ -86,14 +84,11 @@ Status TieredLayer::add_lo_rows(const ExpertNode & node, uint32_t n_padded, Inne
 void TieredLayer::find_host_shares() {
     host_shares_.clear();
     for (const ExpertNode * node : pending_) {
-        HostShare share{node, {}, {}};
-        for (uint32_t i : missing_) {
-            if (place_of(i, node->part_idx) == Place::host) {
-                (is_loaded(i, node->part_idx) ? share.ready : share.late).push_back(i);
-            }
-        }
-        if (!share.ready.empty() || !share.late.empty()) {
-            host_shares_.push_back(std::move(share));
+        const bool any = std::any_of(missing_.begin(), missing_.end(),
+                                     [&](uint32_t i) { return place_of(i, node->part_idx) == Place::host; });
+        if (any) {
+            host_shares_.push_back({node, {}});
+            copies_.take_loaded_for_host(node->part_idx, host_shares_.back().ready);
         }
     }
 }
@@ -101,11 +96,8 @@ void TieredLayer::find_host_shares() {
 // Whether what the host multiplies for the node has the device's bits.
 bool TieredLayer::rounds_as_device(const LayerView & view, const ExpertNode & node) const {
     const ModelExperts & model = *view.model;
-    if (model.tier == nullptr || !model.host_compute || view.n_tokens() != 1) {
-        return false;
-    }
-    const PartShape & shape = model.layers[view.layer_idx].parts[static_cast<int>(Precision::hi)][node.part_idx];
-    return model.device_rounding.covers(shape.type, shape.n_in);
+    return model.tier != nullptr && model.host_compute != HostCompute::never &&
+           model.rounds_as_device(view.layer_idx, node.part_idx, view.n_tokens());
 }
 
 // Those of the host's share that the device did not quantise yet. Returns whether there were any.
@@ -133,12 +125,25 @@ Status TieredLayer::compute_host() {
     for (const HostShare & share : host_shares_) {
         const ggml_tensor * input  = share.node->node->src[1];
         const ggml_tensor * quants = rounds_as_device(*view_, *share.node) ? quants_.of(input) : nullptr;
+        if (quants == nullptr && view_->model->host_compute == HostCompute::as_device) {
+            return Status::error("out of memory for a token's inputs, as the device quantises them");
+        }
         host_->begin(*share.node, quants != nullptr ? quants : input, *reads_);
+    }
+    return multiply_ready();
+}
+
+Status TieredLayer::multiply_ready() {
+    for (const HostShare & share : host_shares_) {
         if (Status status = host_->add(*share.node, *view_, *step_, *loaded_, share.ready); !status.ok()) {
             return status;
         }
     }
-    if (Status status = run_host(); !status.ok()) {
+    const Status status = host_->compute();
+    if (host_->work().n_parts > 0) {
+        view_->model->tier->on_host_work(host_->work());
+    }
+    if (!status.ok()) {
         return status;
     }
     for (const HostShare & share : host_shares_) {
@@ -149,90 +154,73 @@ Status TieredLayer::compute_host() {
     return {};
 }
 
-// The rows of the host's share, and what the drive still brings as it comes.
-Status TieredLayer::send_host() {
-    if (host_shares_.empty()) {
+// The host's share of what the drive has brought since. `any`: there was some.
+Status TieredLayer::compute_late(bool & any) {
+    any = false;
+    for (HostShare & share : host_shares_) {
+        copies_.take_loaded_for_host(share.node->part_idx, share.ready);
+        any = any || !share.ready.empty();
+    }
+    if (!any) {
         return {};
     }
+    if (Status status = multiply_ready(); !status.ok()) {
+        return status;
+    }
     host_->send(*step_);
-    for (const HostShare & share : host_shares_) {
-        if (Status status = compute_late(share); !status.ok()) {
-            return status;
-        }
-    }
-    host_->clear();
     return {};
 }
 
-Status TieredLayer::run_host() {
-    const Status status = host_->compute();
-    if (host_->work().n_parts > 0) {
-        view_->model->tier->on_host_work(host_->work());
-    }
-    return status;
-}
-
-Status TieredLayer::compute_late(const HostShare & share) {
-    LoadStep & load = step_->loaded();
-    lease_wanted_.clear();
-    for (uint32_t i : share.late) {
-        lease_wanted_.push_back(static_cast<uint32_t>(lease_idxs_[i]));
-    }
-    while (!lease_wanted_.empty()) {
+// What is copied and what the drive still brings, as it comes. The drive is waited for when there is nothing else to
+// do (LayerCopies says why).
+Status TieredLayer::complete_rest(InnerGraph & inner, ExpertMatmul & matmul) {
+    for (;;) {
         pump();
-        lease_arrived_.clear();
-        if (Status status = load.wait_any(share.node->part_idx, lease_wanted_, lease_arrived_); !status.ok()) {
+        bool any_late = false;
+        if (Status status = compute_late(any_late); !status.ok()) {
             return status;
         }
-        ready_.clear();
-        for (uint32_t lease_idx : lease_arrived_) {
-            ready_.push_back(missing_[lease_idx]);
-        }
-        if (Status status = host_->add(*share.node, *view_, *step_, *loaded_, ready_); !status.ok()) {
-            return status;
-        }
-        if (Status status = run_host(); !status.ok()) {
-            return status;
-        }
-        host_->send(*step_);
-        for (uint32_t lease_idx : lease_arrived_) {
-            load.release_part(lease_idx, share.node->part_idx);
-        }
-    }
-    return {};
-}
-
-Status TieredLayer::complete_copies(InnerGraph & inner, ExpertMatmul & matmul) {
-    while (copies_.any_left(part_idxs_)) {
-        pump();
-        if (Status status = copies_.wait(part_idxs_); !status.ok()) {
-            return status;
-        }
-        used_buffers_.clear();
-        for (const ExpertNode * node : pending_) {
-            copies_.take_arrived(node->part_idx, arrived_, buffers_);
-            weights_->set_buffers(buffers_);
-            for (const uint32_t i : arrived_) {
-                used_buffers_.push_back(buffers_[i]);
-            }
-            if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_); !status.ok()) {
-                return status;
-            }
-        }
-        // Of a ring, what waits for buffers, in this layer or the next, gets them as soon as these were used; spare
-        // slots are given back with the step.
-        if (copies_.all_begun() && !AheadCopies::pays(*view_) && !view_->model->tier->shape().has_ring()) {
-            if (Status status = inner.submit(); !status.ok()) {
-                return status;
-            }
+        if (any_late) {
             continue;
         }
-        if (Status status = inner.compute(); !status.ok()) {
+        Status status;
+        if (copies_.any_under_way(part_idxs_)) {
+            status = multiply_copies(inner, matmul);
+        } else if (copies_.any_left(part_idxs_) || copies_.any_left_for_host(part_idxs_)) {
+            status = copies_.wait_for_drive(part_idxs_);
+        } else {
+            return {};
+        }
+        if (!status.ok()) {
             return status;
         }
-        for (const int32_t buffer_idx : used_buffers_) {
-            tier_step_->release(buffer_idx);
+    }
+}
+
+Status TieredLayer::multiply_copies(InnerGraph & inner, ExpertMatmul & matmul) {
+    copies_.wait(part_idxs_);
+    used_buffers_.clear();
+    for (const ExpertNode * node : pending_) {
+        copies_.take_arrived(node->part_idx, arrived_, buffers_);
+        weights_->set_buffers(buffers_);
+        for (const uint32_t i : arrived_) {
+            used_buffers_.push_back(buffers_[i]);
         }
+        if (Status status = matmul.add_rows(inner, *node, *view_, *step_, *weights_, arrived_); !status.ok()) {
+            return status;
+        }
+    }
+    // Of a ring, what waits for buffers, in this layer or the next, gets them as soon as these were used; spare slots
+    // are given back with the step.
+    if (copies_.all_begun() && !copies_.awaits_stream() && !AheadCopies::pays(*view_) &&
+        !view_->model->tier->shape().has_ring()) {
+        return inner.submit();
+    }
+    if (Status status = inner.compute(); !status.ok()) {
+        return status;
+    }
+    for (const int32_t buffer_idx : used_buffers_) {
+        tier_step_->release(buffer_idx);
     }
     return {};
 }

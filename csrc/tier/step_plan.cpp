@@ -14,7 +14,7 @@ double host_us(const MissingExpert & e, uint64_t n_bytes, const TierCosts & cost
 
 // Experts with many rows are dear on the host and those with few are cheap, while a copy costs the same for all: so
 // what is copied are the matrices of the experts with the most rows, and only how many of them is searched for.
-StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts & costs) {
+StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts & costs, HostParts host) {
     std::vector<size_t> order(experts.size());
     for (size_t i = 0; i < order.size(); i++) {
         order[i] = i;
@@ -41,10 +41,10 @@ StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts &
     StepPlan     best;
     size_t       best_first = 0, best_last = 0;
     best.duration_us = -1;
-    for (size_t n_first = 0; n_first < first_copy.size(); n_first++) {
+    for (size_t n_first = host.first ? 0 : first_copy.size() - 1; n_first < first_copy.size(); n_first++) {
         const double on_host    = first_host.back() - first_host[n_first];
         const double first_done = std::max(first_copy[n_first], on_host + (on_host > 0 ? host_once_us : 0));
-        for (size_t n_last = 0; n_last < last_copy.size(); n_last++) {
+        for (size_t n_last = host.last ? 0 : last_copy.size() - 1; n_last < last_copy.size(); n_last++) {
             const double last_on_host = last_host.back() - last_host[n_last];
             const double host_done    = first_done + last_on_host + (last_on_host > 0 ? host_once_us : 0);
             const double done         = std::max(host_done, first_copy[n_first] + last_copy[n_last]);

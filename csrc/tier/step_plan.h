@@ -43,6 +43,12 @@ struct MissingExpert {
     uint32_t  n_there     = 0; // of all, in the order of use: copied already, or on their way
 };
 
+// Which matrices of a layer's experts the host may multiply by; the others are copied.
+struct HostParts {
+    bool first = true;
+    bool last  = true;
+};
+
 struct StepPlan {
     // [expert][matrix in the order of use]; the last entry of each is the last matrix.
     std::vector<std::vector<Place>> places;
@@ -50,6 +56,6 @@ struct StepPlan {
 };
 
 // The best split. Copies go in the order of use: first matrices of the experts, then last ones.
-StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts & costs);
+StepPlan plan_step(const std::vector<MissingExpert> & experts, const TierCosts & costs, HostParts host = {});
 
 } // namespace hobbit

@@ -43,6 +43,11 @@ from .warm_start import load_hot_set, save_hot_set
 
 _DEFAULT_MAX_CTX = 4096
 
+_HELD_BACK_NOTE = (
+    "The CPU multiplies by none of the experts that the GPU lacks whose products it would round otherwise; "
+    "host_compute=True (--host-compute on) lets it, which is faster and gives up llama.cpp's last bits."
+)
+
 
 class Llama(llama_cpp.Llama):  # type: ignore[misc]
     """A drop-in `llama_cpp.Llama` that keeps only the experts that matter in memory.
@@ -88,7 +93,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         unified: Whether the GPU shares the main memory, so that there is nothing to copy; None: what the device says.
             With `device="CPU"` the same logic runs on the CPU.
         host_compute: Whether the CPU may multiply by experts that the GPU lacks, where that is done sooner than a copy.
-            Its kernels round differently; without it results do not depend on what is resident.
+            None: in exact mode where it rounds as the GPU does, in mixed mode always. True: always, sooner done, with
+            last bits that depend on what is resident. False: never.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
         n_threads: Compute threads; None: every core this process may use, less some while experts are waited for
@@ -137,7 +143,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         expert_vram: int | str | None = None,
         device: str | None = None,
         unified: bool | None = None,
-        host_compute: bool = True,
+        host_compute: bool | None = None,
         progress: Callable[[float], None] | None = None,
         n_ctx: int | None = 512,
         n_threads: int | None = None,
@@ -317,6 +323,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise HobbitError(_sentence(str(error))) from error
         if chosen_device.has_tier:
             engine.set_device_memory(plan.tier_options)
+            if plan.held is None and engine.is_host_held_back:
+                self.note = f"{self.note or ''} {_HELD_BACK_NOTE}".lstrip()
         elif may_spare_cores:
             engine.set_spare_threads(n_spare_cores())
         if plan.held is not None:

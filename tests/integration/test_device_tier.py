@@ -4,21 +4,29 @@ The CPU stands for the device: its memory is then a second one that only the tie
 run the same kernels, logits must be stock's bit for bit, whatever was copied, promoted or computed on the host.
 """
 
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 from support import (
     N_CTX,
     ArenaSize,
+    Context,
+    Logits,
     ModelFactory,
     StockReference,
     arena_bytes,
     assert_identical,
+    contexts,
     eval_logits,
     make_prompt,
+    stock_llama,
 )
 
 import hobbit_py
@@ -35,7 +43,7 @@ def tiered_llama(
     *,
     expert_vram: int,
     expert_memory: int,
-    host_compute: bool = True,
+    host_compute: bool | None = True,
     lo: Path | None = None,
     lo_share: float | None = None,
     policy: PrecisionPolicy | None = None,
@@ -57,7 +65,7 @@ def tiered_llama(
     )
 
 
-def one_token_llama(path: Path, *, host_compute: bool = True) -> hobbit_py.Llama:
+def one_token_llama(path: Path, *, host_compute: bool | None = True) -> hobbit_py.Llama:
     """With a device that holds the experts of a token, and main memory for all of them."""
     return tiered_llama(
         path,
@@ -192,6 +200,94 @@ def test_one_use(tiny_model: ModelFactory, stock_reference: StockReference, n_pr
     assert_identical(logits, stock_reference(path, prompt, tokens))
 
 
+@pytest.fixture
+def smallest_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stream buffers below the device, as a small budget and large matrices leave."""
+    make = _core.LoaderOptions
+
+    def loader_options() -> _core.LoaderOptions:
+        options = make()
+        options.stream_bytes = 0
+        return options
+
+    monkeypatch.setattr(_core, "LoaderOptions", loader_options)
+
+
+@pytest.mark.usefixtures("smallest_ring", "one_use")
+@pytest.mark.parametrize("memory", [None, ArenaSize.ONE_TOKEN])
+@pytest.mark.parametrize("n_prompt", [1, 7, 12, 32, 40])
+@pytest.mark.parametrize("host_compute", [True, False])
+def test_host_and_copies_share_few_stream_buffers(
+    tiny_model: ModelFactory,
+    stock_reference: StockReference,
+    n_prompt: int,
+    memory: ArenaSize | None,
+    host_compute: bool,
+) -> None:
+    """What waits to be copied must not hold the buffers that the host's share waits for, nor the other way round."""
+    path = tiny_model("qwen3moe", n_expert=32, n_expert_used=4)
+    prompt = make_prompt(n_prompt)
+    with closing(
+        tiered_llama(
+            path,
+            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
+            expert_memory=0 if memory is None else arena_bytes(path, memory),
+            host_compute=host_compute,
+        )
+    ) as model:
+        logits = eval_logits(model, prompt, DECODE)
+        stats = model.stats()
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+        model._engine.check_invariants()
+    assert_identical(logits, stock_reference(path, prompt, DECODE))
+    assert stats.n_device_parts > 0
+
+
+@pytest.mark.usefixtures("smallest_ring", "one_use")
+@pytest.mark.parametrize("memory", [None, ArenaSize.QUARTER])
+def test_contexts_share_few_buffers(
+    tiny_model: ModelFactory,
+    stock_reference: StockReference,
+    monkeypatch: pytest.MonkeyPatch,
+    memory: ArenaSize | None,
+) -> None:
+    """No context waits for the drive with a buffer of the device in its hands that another waits for."""
+    make = _core.TierOptions
+
+    def tier_options() -> _core.TierOptions:
+        options = make()
+        options.ring_bytes = 0  # three
+        return options
+
+    monkeypatch.setattr(_core, "TierOptions", tier_options)
+    path = tiny_model("qwen3moe", n_expert=32, n_expert_used=4)
+    prompts = [make_prompt(n, seed=n) for n in (9, 16, 31)]
+    start = threading.Barrier(len(prompts))
+
+    def run(context: Context, prompt: list[int]) -> Logits:
+        start.wait()
+        return np.concatenate([context.eval(prompt), *(context.eval([token]) for token in DECODE)])
+
+    with (
+        closing(
+            tiered_llama(
+                path,
+                expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
+                expert_memory=0 if memory is None else arena_bytes(path, memory),
+            )
+        ) as model,
+        contexts(model, len(prompts)) as all_contexts,
+    ):
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            found = list(pool.map(run, all_contexts, prompts))
+        assert model._engine is not None
+        model._engine.check_tier_invariants()
+        model._engine.check_invariants()
+    for logits, prompt in zip(found, prompts, strict=True):
+        assert_identical(logits, stock_reference(path, prompt, DECODE))
+
+
 @pytest.mark.usefixtures("one_use")
 @pytest.mark.parametrize("host_compute", [True, False])
 def test_tokens_copy_ahead(tiny_model: ModelFactory, stock_reference: StockReference, host_compute: bool) -> None:
@@ -215,7 +311,7 @@ def test_tokens_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefer
 def test_host_rounds_as_a_gpu(stock_reference: StockReference) -> None:
     """As if the CPU were a GPU whose rounding was recognised: other last bits, from inputs that "the GPU" quantised."""
     path, tokens = Path(bundled_model()), make_prompt(24)
-    with closing(one_token_llama(path)) as model:
+    with closing(one_token_llama(path, host_compute=None)) as model:
         assert model._engine is not None
         assert not model.stats().host_rounds_as_device  # which the CPU is not taken for
         model._engine.assume_device_rounding()
@@ -227,6 +323,59 @@ def test_host_rounds_as_a_gpu(stock_reference: StockReference) -> None:
     p, q = (np.asarray(x, np.float64) for x in (wanted, logits))
     p, q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (p, q))
     assert float((np.exp(p) * (p - q)).sum(axis=1).mean()) < 1e-3
+
+
+def in_batches(model: llama_cpp.Llama, batches: Sequence[list[int]]) -> Logits:
+    model.reset()
+    for batch in batches:
+        model.eval(batch)
+    return np.array(model.scores[: model.n_tokens], dtype=np.float32)
+
+
+@pytest.mark.parametrize("vram", [ArenaSize.ONE_TOKEN, ArenaSize.QUARTER])
+@pytest.mark.parametrize(
+    ("quant", "n_at_a_time"),
+    [("F16", 1), ("F16", 2), ("F16", 8), ("Q4_0", 1), ("Q4_0", 2), ("Q4_0", 5), ("Q8_0", 2), ("Q8_0", 8)],
+)
+def test_exact_mode_copies_what_the_host_would_round_otherwise(
+    tiny_model: ModelFactory, quant: str, n_at_a_time: int, vram: ArenaSize
+) -> None:
+    """Beside a device with kernels of its own the host has no part in what no kernel of ours computes, nor batches."""
+    path, tokens = tiny_model("qwen3moe", experts_quant=quant), make_prompt(24)
+    batches = [tokens[i : i + n_at_a_time] for i in range(0, len(tokens), n_at_a_time)]
+    with stock_llama(path) as stock:
+        expected = in_batches(stock, batches)
+    for host_compute in (None, True):
+        with closing(
+            tiered_llama(
+                path,
+                expert_vram=arena_bytes(path, vram),
+                expert_memory=arena_bytes(path, ArenaSize.ALL),
+                host_compute=host_compute,
+            )
+        ) as model:
+            assert model._engine is not None
+            assert not model._engine.is_host_held_back  # the CPU has its own bits
+            model._engine.assume_device_rounding()
+            assert model._engine.is_host_held_back == (host_compute is None and quant != "Q8_0")
+            logits = in_batches(model, batches)
+            stats = model.stats()
+        assert stats.n_device_parts > 0
+        assert host_compute or stats.n_host_parts == 0
+        assert_identical(logits, expected)
+
+
+def test_a_host_that_is_held_back_is_said_once(tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_model("qwen3moe")
+    with closing(one_token_llama(path, host_compute=None)) as model:
+        assert model.note is None or "--host-compute" not in model.note
+    monkeypatch.setattr(_core.Engine, "is_host_held_back", property(lambda _: True))
+    with closing(one_token_llama(path, host_compute=None)) as model:
+        assert model.note is not None
+        assert model.note.count("--host-compute on") == 1
+    all_bytes = 2 * arena_bytes(path, ArenaSize.ALL)
+    with closing(tiered_llama(path, expert_vram=all_bytes, expert_memory=all_bytes, host_compute=None)) as model:
+        assert model.note is None  # the GPU lacks none
 
 
 def test_what_is_served_in_lo_is_promoted_in_hi(tiny_model: ModelFactory) -> None:

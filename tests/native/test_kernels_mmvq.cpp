@@ -58,20 +58,26 @@ std::vector<float> product(const MmvqKernel & kernel, ggml_type type, const std:
 }
 
 // Each that there is here. A whole turn of the 128 threads is 1024 weights of Q8_0 and Q6_K and 2048 of Q4_K: less,
-// more, and odd ends.
+// more, and odd ends. Of Q5_K as of Q4_K.
 std::vector<Case> cases() {
     ggml_cpu_init();
     std::vector<Case> all;
     for (const int64_t n_in : {128, 256, 768, 1024, 1408, 2048, 2304, 14336}) {
-        for (const MmvqKernel * kernel : {mmvq_q8_0_avx512(), mmvq_q8_0_avx2(), mmvq_q8_0_kernel()}) {
+        for (const MmvqKernel * kernel : {mmvq_q8_0_avx512(), mmvq_q8_0_avx2()}) {
             all.push_back({GGML_TYPE_Q8_0, kernel, &mmvq_q8_0_reference(), n_in});
         }
-        if (n_in % 256 == 0) {
-            all.push_back({GGML_TYPE_Q4_K, mmvq_q4_k_kernel(), &mmvq_q4_k_reference(), n_in});
-            all.push_back({GGML_TYPE_Q6_K, mmvq_q6_k_kernel(), &mmvq_q6_k_reference(), n_in});
+        for (const MmvqKernel * kernel : {mmvq_q4_k_avx512(), mmvq_q4_k_avx2()}) {
+            all.push_back({GGML_TYPE_Q4_K, kernel, &mmvq_q4_k_reference(), n_in});
+        }
+        for (const MmvqKernel * kernel : {mmvq_q5_k_avx512(), mmvq_q5_k_avx2()}) {
+            all.push_back({GGML_TYPE_Q5_K, kernel, &mmvq_q5_k_reference(), n_in});
+        }
+        for (const MmvqKernel * kernel : {mmvq_q6_k_avx512(), mmvq_q6_k_avx2()}) {
+            all.push_back({GGML_TYPE_Q6_K, kernel, &mmvq_q6_k_reference(), n_in});
         }
     }
-    all.erase(std::remove_if(all.begin(), all.end(), [](const Case & c) { return c.kernel == nullptr; }), all.end());
+    const auto is_none = [](const Case & c) { return c.kernel == nullptr || c.n_in % c.kernel->input_weights != 0; };
+    all.erase(std::remove_if(all.begin(), all.end(), is_none), all.end());
     return all;
 }
 
@@ -81,6 +87,7 @@ TEST_CASE("the plain kernels multiply") {
     ggml_cpu_init();
     const std::pair<ggml_type, const MmvqKernel *> kernels[] = {{GGML_TYPE_Q8_0, &mmvq_q8_0_reference()},
                                                                 {GGML_TYPE_Q4_K, &mmvq_q4_k_reference()},
+                                                                {GGML_TYPE_Q5_K, &mmvq_q5_k_reference()},
                                                                 {GGML_TYPE_Q6_K, &mmvq_q6_k_reference()}};
     for (const auto & [type, kernel] : kernels) {
         for (const int64_t n_in : {256, 768, 2048}) {
@@ -136,8 +143,8 @@ TEST_CASE("so they do for any bytes") {
     for (const Case & c : cases()) {
         std::vector<char> rows(ggml_row_size(c.type, c.n_in) * 16), input(ggml_row_size(GGML_TYPE_Q8_0, c.n_in));
         const std::vector<size_t> scales = c.type == GGML_TYPE_Q8_0   ? std::vector<size_t>{0}
-                                           : c.type == GGML_TYPE_Q4_K ? std::vector<size_t>{0, 2}
-                                                                      : std::vector<size_t>{208};
+                                           : c.type == GGML_TYPE_Q6_K ? std::vector<size_t>{208}
+                                                                      : std::vector<size_t>{0, 2};
         fill(rows, -128, c.type, scales);
         fill(input, -127, GGML_TYPE_Q8_0, {0});
         CAPTURE(ggml_type_name(c.type));

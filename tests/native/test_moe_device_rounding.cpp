@@ -52,7 +52,7 @@ ggml_tensor rows_of(ggml_type type, int64_t n_rows, ggml_backend_buffer_t buffer
 
 TEST_CASE("a device that rounds in another way is found out") {
     const std::set<RowShape> shapes = {{GGML_TYPE_Q8_0, n_in}, {GGML_TYPE_Q8_0, 1024}};
-    const DeviceRounding     tried(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), shapes);
+    const auto tried = DeviceRounding::tried(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), shapes);
     CHECK_FALSE(tried.covers(GGML_TYPE_Q8_0, n_in));
     CHECK_FALSE(tried.covers(GGML_TYPE_Q8_0, 1024));
     CHECK_FALSE(tried.covers_all());

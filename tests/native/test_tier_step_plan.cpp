@@ -40,7 +40,12 @@ double duration_us(const std::vector<MissingExpert> & experts, const std::vector
                     first_copy + last_copy);
 }
 
-double best_of_all(const std::vector<MissingExpert> & experts, const TierCosts & costs) {
+bool is_allowed(const std::vector<Place> & places, HostParts host) {
+    return (host.first || std::count(places.begin(), places.end() - 1, Place::host) == 0) &&
+           (host.last || places.back() == Place::device);
+}
+
+double best_of_all(const std::vector<MissingExpert> & experts, const TierCosts & costs, HostParts host = {}) {
     size_t n_parts = 0;
     for (const MissingExpert & e : experts) {
         n_parts += e.n_first + 1;
@@ -54,6 +59,9 @@ double best_of_all(const std::vector<MissingExpert> & experts, const TierCosts &
             for (uint32_t j = 0; j <= e.n_first; j++) {
                 places.back().push_back((bits >> bit++) & 1 ? Place::device : Place::host);
             }
+        }
+        if (!std::all_of(places.begin(), places.end(), [&](const auto & p) { return is_allowed(p, host); })) {
+            continue;
         }
         const double us = duration_us(experts, places, costs);
         best            = best < 0 ? us : std::min(best, us);
@@ -106,6 +114,23 @@ TEST_CASE("what is there already stays there, and the rest is split as well as c
                     const auto end = plan.places[i].begin() + experts[i].n_there;
                     CHECK(std::count(plan.places[i].begin(), end, Place::host) == 0);
                 }
+            }
+        }
+    }
+}
+
+TEST_CASE("what the host may not multiply by is copied, and the rest is split as well as can be") {
+    for (const double host_gb_s : {10.0, 40.0, 90.0}) {
+        TierCosts costs;
+        costs.copy_us_per_byte    = 1e-3 / 50;
+        costs.host_us_per_byte[0] = 1e-3 / host_gb_s;
+        for (const HostParts host : {HostParts{true, false}, HostParts{false, true}, HostParts{false, false}}) {
+            const std::vector<MissingExpert> experts(3, {Precision::hi, 1, 30 * mib, 2, 30 * mib});
+            const StepPlan                   plan = plan_step(experts, costs, host);
+            CHECK(plan.duration_us == doctest::Approx(best_of_all(experts, costs, host)));
+            CHECK(plan.duration_us == doctest::Approx(duration_us(experts, plan.places, costs)));
+            for (const auto & places : plan.places) {
+                CHECK(is_allowed(places, host));
             }
         }
     }

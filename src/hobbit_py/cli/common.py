@@ -35,6 +35,7 @@ class ModelOptions:
     vram: int | str | None = None
     device: str | None = None
     unified: bool = False
+    host_compute: str = "auto"
     preset: str = "auto"
     eviction: str | None = None
     no_prefetch: bool = False
@@ -101,6 +102,13 @@ _MODEL_PARAMETERS = (
     click.option("--vram", callback=_size_or_auto, metavar="SIZE|auto", help="Use a GPU, and this much of its memory."),
     click.option("--device", metavar="NAME", help="Device that computes. [default: CPU; the first GPU with --vram]"),
     click.option("--unified", is_flag=True, help="The GPU shares the main memory (detected where the device says so)."),
+    click.option(
+        "--host-compute",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Whether the CPU multiplies by experts that the GPU lacks; auto: to llama.cpp's bits, if exact.",
+    ),
     click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens."),
     click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads."),
     _PRESET,
@@ -227,6 +235,7 @@ def _construct(
         "vram": options.vram,
         "device": options.device,
         "unified": options.unified or None,
+        "host_compute": {"auto": None, "on": True, "off": False}[options.host_compute],
         "lo": options.lo,
         "hi": options.hi,
         "eviction": options.eviction,

@@ -9,40 +9,24 @@ namespace hobbit::kernels {
 
 namespace {
 
-// Of a block, where thread i of the sixteen wants it: of group 2 (i / 4), and of the one after that.
-struct alignas(64) Inputs {
-    int8_t  quants[2][2][64]; // [group of two][half of the group]: four neighbours each
-    int32_t sums[2][16];      // of the eight
-    float   scales[2][16];
-};
+HOBBIT_AVX512_VNNI inline __m512i upper_bits_of(const Q4KBlock *, int, int) { return _mm512_setzero_si512(); }
 
-void arrange(const void * blocks, int64_t n_in, void * inputs) {
-    const auto * block = static_cast<const Q8_0Block *>(blocks);
-    auto *       input = static_cast<Inputs *>(inputs);
-    for (int64_t first = 0; first < n_in; first += k_weights, ++input, block += k_weights / q8_0_weights) {
-        for (int64_t i = 0; i < 2; ++i) {
-            for (int64_t thread = 0; thread < 16; ++thread) {
-                const Q8_0Block & group = block[2 * (thread / 4) + i];
-                int32_t           sum   = 0;
-                for (int64_t half = 0; half < 2; ++half) {
-                    const int8_t * quants = group.quants + 16 * half + 4 * (thread % 4);
-                    std::memcpy(input->quants[i][half] + 4 * thread, quants, 4);
-                    sum += quants[0] + quants[1] + quants[2] + quants[3];
-                }
-                input->sums[i][thread]   = sum;
-                input->scales[i][thread] = half_to_float(group.scale);
-            }
-        }
-    }
+// Bit 4 of the quants of half a group, in all four pairs of groups.
+HOBBIT_AVX512_VNNI inline __m512i upper_bits_of(const Q5KBlock * block, int i, int half) {
+    const __m128i bits    = _mm_loadu_si128(reinterpret_cast<const __m128i *>(block->upper + 16 * half));
+    const __m512i of_pair = _mm512_set_epi32(6, 6, 6, 6, 4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0);
+    const __m512i group   = _mm512_add_epi32(of_pair, _mm512_set1_epi32(i));
+    const __m512i first   = _mm512_srlv_epi32(_mm512_broadcast_i32x4(bits), group);
+    return _mm512_and_si512(_mm512_slli_epi16(first, 4), _mm512_set1_epi8(0x10));
 }
 
-struct Q4KRows {
-    using Block                        = Q4KBlock;
-    using Inputs                       = kernels::Inputs;
+template <typename WeightBlock> struct Rows {
+    using Block                        = WeightBlock;
+    using Inputs                       = Q4KInputs;
     static constexpr int64_t n_blocks  = 1;
     static constexpr int64_t n_weights = k_weights;
     static constexpr int64_t n_sums    = 1;
-    static constexpr auto    arrange   = kernels::arrange;
+    static constexpr auto    arrange   = arrange_for_q4_k;
 
     HOBBIT_AVX512_VNNI static inline void add_blocks(__m512 * sums, const Block * block, const Inputs & input) {
         read_ahead(block);
@@ -68,9 +52,10 @@ struct Q4KRows {
         for (int i = 0; i < 2; ++i) {
             __m512i dots = _mm512_setzero_si512();
             for (int half = 0; half < 2; ++half) {
-                const __m512i quants =
+                const __m512i lower =
                     _mm512_and_si512(i == 0 ? halves[half] : _mm512_srli_epi16(halves[half], 4), lower_bits);
-                dots = _mm512_dpbusd_epi32(dots, quants, _mm512_load_si512(input.quants[i][half]));
+                const __m512i quants = _mm512_or_si512(lower, upper_bits_of(block, i, half));
+                dots                 = _mm512_dpbusd_epi32(dots, quants, _mm512_load_si512(input.quants[i][half]));
             }
             const __m512i group  = _mm512_add_epi32(of_pair, _mm512_set1_epi32(i));
             const __m512i scales = _mm512_permutexvar_epi32(group, wide);
@@ -90,11 +75,13 @@ struct Q4KRows {
 
 } // namespace
 
-const MmvqKernel * mmvq_q4_k_kernel() { return mmvq_kernel_of<Q4KRows>(); }
+const MmvqKernel * mmvq_q4_k_avx512() { return mmvq_kernel_of<Rows<Q4KBlock>>(); }
+const MmvqKernel * mmvq_q5_k_avx512() { return mmvq_kernel_of<Rows<Q5KBlock>>(); }
 
 #else
 
-const MmvqKernel * mmvq_q4_k_kernel() { return nullptr; }
+const MmvqKernel * mmvq_q4_k_avx512() { return nullptr; }
+const MmvqKernel * mmvq_q5_k_avx512() { return nullptr; }
 
 #endif
 

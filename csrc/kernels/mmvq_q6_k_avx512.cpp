@@ -1,45 +1,19 @@
 // A block is 32 threads, two vectors.
 #include "kernels/mmvq_avx512.h"
 
-#include <cstring>
-
 namespace hobbit::kernels {
 
 #if defined(__x86_64__)
 
 namespace {
 
-// Of a block: groups 4 h + 2 i and 4 h + 2 i + 1 of 32 are what half h of the threads takes, four neighbours each.
-struct alignas(64) Inputs {
-    int8_t  quants[2][2][64]; // [h][i]
-    int32_t minus_32_sums[2][2][16];
-    float   scales[2][2][16];
-};
-
-void arrange(const void * blocks, int64_t n_in, void * inputs) {
-    const auto * block = static_cast<const Q8_0Block *>(blocks);
-    auto *       input = static_cast<Inputs *>(inputs);
-    for (int64_t first = 0; first < n_in; first += k_weights, ++input, block += k_weights / q8_0_weights) {
-        for (int64_t group = 0; group < 8; ++group) {
-            const int64_t half = group / 4, i = group % 4 / 2;
-            for (int64_t j = 0; j < 8; ++j) {
-                const int8_t * quants = block[group].quants + 4 * j;
-                const int64_t  thread = group % 2 * 8 + j;
-                std::memcpy(input->quants[half][i] + 4 * thread, quants, 4);
-                input->minus_32_sums[half][i][thread] = -32 * (quants[0] + quants[1] + quants[2] + quants[3]);
-                input->scales[half][i][thread]        = half_to_float(block[group].scale);
-            }
-        }
-    }
-}
-
 struct Q6KRows {
     using Block                        = Q6KBlock;
-    using Inputs                       = kernels::Inputs;
+    using Inputs                       = Q6KInputs;
     static constexpr int64_t n_blocks  = 1;
     static constexpr int64_t n_weights = k_weights;
     static constexpr int64_t n_sums    = 2;
-    static constexpr auto    arrange   = kernels::arrange;
+    static constexpr auto    arrange   = arrange_for_q6_k;
 
     HOBBIT_AVX512_VNNI static inline void add_blocks(__m512 * sums, const Block * block, const Inputs & input) {
         read_ahead(block);
@@ -77,11 +51,11 @@ struct Q6KRows {
 
 } // namespace
 
-const MmvqKernel * mmvq_q6_k_kernel() { return mmvq_kernel_of<Q6KRows>(); }
+const MmvqKernel * mmvq_q6_k_avx512() { return mmvq_kernel_of<Q6KRows>(); }
 
 #else
 
-const MmvqKernel * mmvq_q6_k_kernel() { return nullptr; }
+const MmvqKernel * mmvq_q6_k_avx512() { return nullptr; }
 
 #endif
 
