@@ -281,7 +281,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if lo_path is not None:
             holds_lo = plan.held == _core.Precision.lo
             settings = (
-                lo_alone_settings(lo_path, is_held=holds_lo)
+                lo_alone_settings(engine.paths, lo_path, is_held=holds_lo, router_filter=router_filter)
                 if plan.is_lo_alone
                 else mixed_settings(
                     engine.paths,
