@@ -133,9 +133,9 @@ class Stats:
         )
 
 
-def format_share(share: float | None, digits: int = 1) -> str:
+def format_share(share: float | None) -> str:
     """Writes a share in percent, "93.1%"; "-" where there is none."""
-    return "-" if share is None else f"{share:.{digits}%}"
+    return "-" if share is None else f"{share:.1%}"
 
 
 def peak_rss_bytes() -> int:

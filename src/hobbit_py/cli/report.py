@@ -13,7 +13,8 @@ def summary(answer: Answer) -> str:
     if answer.decode_tok_s is not None:
         parts.append(f"{answer.decode_tok_s:.1f} tok/s")
     if answer.stats.precision != "dense":
-        parts.append(f"{format_share(answer.stats.measured_hit_rate, digits=0)} hits")
+        if answer.stats.n_asked:
+            parts.append(f"{answer.stats.hit_rate:.0%} hits")
         parts.append(f"{answer.stats.read_bytes / 1e9:.2f} GB read")
     return ", ".join(parts)
 
