@@ -48,6 +48,11 @@ Status ArrivingLayer::run(ggml_cgraph * graph, int first_idx, const LayerView & 
             !status.ok()) {
             return status;
         }
+        if (is_late_apart) {
+            if (Status status = late_.add_blank_rows(inner_, *next); !status.ok()) {
+                return status;
+            }
+        }
         ++next;
     }
     return is_late_apart ? complete_late() : complete_all();
