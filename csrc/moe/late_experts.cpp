@@ -236,8 +236,7 @@ Status LateExperts::add_blank_rows(InnerGraph & graph, const ExpertNode & node) 
         return Status::error("out of memory for the numbers of " + std::to_string(n_rows) + " rows");
     }
     ggml_tensor * from = graph.tensor_over(GGML_TYPE_F32, out->ne[0], n_rows, 1, buffer_.get(), zeros_.data());
-    ggml_tensor * to =
-        graph.tensor_over(GGML_TYPE_F32, out->ne[0], out->ne[1] * out->ne[2], 1, out->buffer, out->data);
+    ggml_tensor * to = graph.tensor_over(GGML_TYPE_F32, out->ne[0], out->ne[1] * out->ne[2], 1, out->buffer, out->data);
     ggml_tensor * set = ggml_set_rows(graph.context(), to, from, rows);
     set->buffer       = out->buffer;
     set->data         = out->data;
