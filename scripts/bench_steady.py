@@ -22,6 +22,7 @@ from sizes import parse_size
 
 import hobbit_py
 from hobbit_py.memory import resident_bytes
+from hobbit_py.stats import format_share
 
 SCRIPTS = Path(__file__).parent
 BLOCK = 1000
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         blocks.append((n_tokens / (time.perf_counter() - started), resident_bytes()))
         print(
             f"{first + n_tokens:6} tokens: {blocks[-1][0]:6.2f} tok/s, {blocks[-1][1] / 2**20:.0f} MiB, "
-            f"{stats.hit_rate:.1%} hits, {stats.read_bytes / n_tokens / 1e6:.1f} MB/token",
+            f"{format_share(stats.measured_hit_rate)} hits, {stats.read_bytes / n_tokens / 1e6:.1f} MB/token",
             flush=True,
         )
     llama.close()

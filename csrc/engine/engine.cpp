@@ -3,16 +3,14 @@
 #include "device/device.h"
 #include "engine/fill_tier.h"
 #include "io/pread_reader.h"
-#include "policy/next_use.h"
+#include "store/read_range.h"
 #include "store/store_error.h"
 #include "store/weights_check.h"
 
 #include <algorithm>
 #include <cstring>
-#include <fcntl.h>
 #include <new>
 #include <numeric>
-#include <unistd.h>
 
 namespace hobbit {
 
@@ -20,11 +18,6 @@ namespace {
 
 constexpr uint64_t device_alignment = 256;  // at least what any ggml device asks for
 constexpr uint64_t drive_alignment  = 4096; // at least what any drive asks for
-constexpr uint64_t no_limit         = UINT64_MAX >> 1;
-
-std::string shape_text(const ExpertMatrix & m, uint32_t n_expert) {
-    return "[" + std::to_string(m.n_in) + ", " + std::to_string(m.n_out) + ", " + std::to_string(n_expert) + "]";
-}
 
 // Slots for all experts of a layer in hi, of the largest among those whose class is asked for.
 template <typename IsWanted> uint64_t largest_layer_bytes(const CopyLayouts & layouts, IsWanted is_wanted) {
@@ -37,30 +30,6 @@ template <typename IsWanted> uint64_t largest_layer_bytes(const CopyLayouts & la
     return bytes;
 }
 
-// Outside any graph's hot path: see StoreBufferType::ReadTensor.
-Status read_range(const std::string & path, uint64_t offset, std::byte * dst, uint64_t n_bytes) {
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return Status::error("cannot open " + path, errno);
-    }
-    while (n_bytes > 0) {
-        const ssize_t n = pread(fd, dst, n_bytes, static_cast<off_t>(offset));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            close(fd);
-            return Status::error("cannot read " + std::to_string(n_bytes) + " bytes at offset " +
-                                 std::to_string(offset) + " of " + path);
-        }
-        dst += n;
-        offset += static_cast<uint64_t>(n);
-        n_bytes -= static_cast<uint64_t>(n);
-    }
-    close(fd);
-    return {};
-}
-
 } // namespace
 
 Engine::Engine(const std::string & path, const EngineOptions & options)
@@ -69,7 +38,7 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     const auto open_copies = [this](const std::string & copies_path, const char * precision) {
         auto copies = copies_path.empty() ? nullptr : std::make_unique<CopyFile>(copies_path);
         if (copies) {
-            check_copies(*copies, precision);
+            copies->check(model_, store_, precision);
         }
         return copies;
     };
@@ -113,33 +82,6 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
 }
 
 Engine::~Engine() = default;
-
-void Engine::check_copies(const CopyFile & copies, const std::string & precision) const {
-    const auto refuse = [&](const std::string & what, const std::string & expected, const std::string & found) {
-        throw StoreError(copies.model.paths()[0] + " is not a " + precision + " copy of " + model_.paths()[0] + ": " +
-                         what + ", expected " + expected + ", found " + found + "; make one with 'hobbit pack'");
-    };
-    for (const ExpertLayer & layer : store_.layers()) {
-        const ExpertLayer * copy = copies.store.find_layer(layer.layer_idx);
-        if (copy == nullptr) {
-            refuse("layer " + std::to_string(layer.layer_idx), std::to_string(layer.n_expert) + " experts", "none");
-        }
-        if (copy->matrices.size() != layer.matrices.size()) {
-            refuse("layer " + std::to_string(layer.layer_idx), std::to_string(layer.matrices.size()) + " matrices",
-                   std::to_string(copy->matrices.size()));
-        }
-        for (size_t i = 0; i < layer.matrices.size(); ++i) {
-            const ExpertMatrix & m = layer.matrices[i];
-            const ExpertMatrix & c = copy->matrices[i];
-            if (m.tensor_name != c.tensor_name) {
-                refuse("layer " + std::to_string(layer.layer_idx), m.tensor_name, c.tensor_name);
-            }
-            if (m.n_in != c.n_in || m.n_out != c.n_out || layer.n_expert != copy->n_expert) {
-                refuse("tensor " + m.tensor_name, shape_text(m, layer.n_expert), shape_text(c, copy->n_expert));
-            }
-        }
-    }
-}
 
 void Engine::describe_layers() {
     std::vector<CopySpec>      specs;
@@ -244,11 +186,7 @@ void Engine::set_expert_memory(LoaderOptions options) {
     if (!options.make_arena) {
         options.make_arena = device_visible_memory();
     }
-    options.commit_ahead = true;
-    std::vector<uint32_t> n_expert;
-    for (const LayerShapes & layer : experts_.layers) {
-        n_expert.push_back(layer.n_expert);
-    }
+    options.commit_ahead  = true;
     const auto n_hi_files = static_cast<uint32_t>(hi_model().paths().size());
     auto       extent_of  = [this, n_hi_files](ExpertKey key, uint32_t part_idx) {
         const bool          is_lo  = key.precision == Precision::lo;
@@ -257,7 +195,7 @@ void Engine::set_expert_memory(LoaderOptions options) {
         extent.file_idx += is_lo ? n_hi_files : 0;
         return extent;
     };
-    loader_         = std::make_unique<Loader>(layouts_, n_expert, extent_of, *reader_, options);
+    loader_ = std::make_unique<Loader>(layouts_, experts_.predictor_model.n_expert, extent_of, *reader_, options);
     experts_.loader = loader_.get();
     make_layer_area(options.make_arena);
 }
@@ -286,13 +224,10 @@ uint64_t Engine::layer_area_bytes() const {
 void Engine::set_device_memory(const TierOptions & options) {
     const uint64_t max_bytes =
         std::min<uint64_t>(ggml_backend_buft_get_max_size(ggml_backend_dev_buffer_type(inner_device_)), no_limit);
-    const TierShape       shape = shape_tier(device_layouts_, device_part_bytes_, max_bytes, options);
-    std::vector<uint32_t> n_expert;
-    for (const LayerShapes & layer : experts_.layers) {
-        n_expert.push_back(layer.n_expert);
-    }
+    const TierShape shape = shape_tier(device_layouts_, device_part_bytes_, max_bytes, options);
     device_arena_         = std::make_unique<DeviceArena>(inner_device_, shape.area_bytes);
-    tier_                 = std::make_unique<DeviceTier>(device_layouts_, n_expert, shape, *device_arena_, options);
+    tier_ = std::make_unique<DeviceTier>(device_layouts_, experts_.predictor_model.n_expert, shape, *device_arena_,
+                                         options);
     experts_.device_arena = device_arena_.get();
     experts_.tier         = tier_.get();
     if (is_other_device_ && !has_lo()) {
@@ -337,39 +272,6 @@ void Engine::fill_device_memory(Precision precision) {
     }
 }
 
-double Engine::min_lo_bits() const {
-    double bits = 0.0;
-    for (const ExpertLayer & layer : has_lo() ? lo_->store.layers() : std::vector<ExpertLayer>()) {
-        for (const ExpertMatrix & m : layer.matrices) {
-            const double of_matrix = 8.0 * static_cast<double>(m.expert_bytes) /
-                                     (static_cast<double>(m.n_in) * static_cast<double>(m.n_out));
-            bits                   = bits == 0.0 ? of_matrix : std::min(bits, of_matrix);
-        }
-    }
-    return bits;
-}
-
-uint64_t Engine::all_device_bytes(Precision precision) const {
-    uint64_t bytes = 0;
-    for (const SizeClass & c : device_layouts_.classes) {
-        bytes += c.precision == precision ? c.slot_bytes * c.n_copies : 0;
-    }
-    return bytes;
-}
-
-uint64_t Engine::device_bytes(const TierOptions & options) const {
-    const TierShape shape = shape_tier(device_layouts_, device_part_bytes_, no_limit, options);
-    return std::accumulate(shape.area_bytes.begin(), shape.area_bytes.end(), uint64_t{0});
-}
-
-uint64_t Engine::device_expert_bytes() const {
-    uint64_t bytes = 0;
-    for (size_t i = 0; tier_ != nullptr && i < tier_->shape().n_slots.size(); i++) {
-        bytes += tier_->shape().area_bytes[i];
-    }
-    return bytes;
-}
-
 void Engine::set_precision_policy(std::shared_ptr<const PrecisionPolicy> policy, bool skip_renorm) {
     experts_.precision_policy = std::move(policy);
     experts_.skip_renorm      = skip_renorm;
@@ -411,42 +313,6 @@ void Engine::set_router_filter(const RouterFilterOptions & options) {
     experts_.router_filter = options;
     experts_.router_filter_version++;
     experts_.prefetch_version++;
-}
-
-uint64_t Engine::gate_bank_bytes() const {
-    if (experts_.prefetch.predictor != "stacked-gates" && experts_.prefetch.predictor != "hybrid") {
-        return 0;
-    }
-    static const std::string suffix = ".ffn_gate_inp.weight";
-    uint64_t                 bytes  = 0;
-    for (const TensorInfo & t : model_.tensors()) {
-        const bool is_router =
-            t.name.size() > suffix.size() && t.name.compare(t.name.size() - suffix.size(), suffix.size(), suffix) == 0;
-        bytes += is_router ? t.extent.n_bytes : 0;
-    }
-    return bytes;
-}
-
-uint64_t Engine::token_slot_bytes() const {
-    uint64_t bytes = 0;
-    for (const SizeClass & c : layouts_.classes) {
-        bytes += c.precision == Precision::hi ? c.slot_bytes * c.max_n_used : 0;
-    }
-    return bytes;
-}
-
-uint64_t Engine::all_slots_bytes(Precision precision) const {
-    uint64_t bytes = 0;
-    for (const SizeClass & c : layouts_.classes) {
-        bytes += c.precision == precision ? c.slot_bytes * c.n_copies : 0;
-    }
-    return bytes;
-}
-
-uint64_t Engine::io_bytes(const LoaderOptions & options) const {
-    return Loader::stream_ring_bytes(layouts_, reader_->alignment(), options.stream_bytes) +
-           static_cast<uint64_t>(options_.n_io_threads) * (1 << 20) + gate_bank_bytes() +
-           NextUse::n_bytes(experts_.predictor_model.n_expert); // of the policies, the one with the largest tables
 }
 
 } // namespace hobbit

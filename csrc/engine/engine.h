@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device/store_buffer.h"
+#include "engine/copy_file.h"
 #include "io/reader.h"
 #include "loader/loader.h"
 #include "moe/device_arena.h"
@@ -50,7 +51,7 @@ class Engine {
     bool                has_lo() const { return lo_ != nullptr; }
     uint64_t            lo_expert_bytes() const { return has_lo() ? lo_->store.expert_bytes() : 0; }
     uint64_t            hi_expert_bytes() const { return hi_store().expert_bytes(); }
-    double              min_lo_bits() const; // bits a weight of the lo copies' coarsest matrix; 0: there are none
+    double              min_lo_bits() const { return has_lo() ? lo_->min_bits() : 0.0; } // 0: there are none
     uint32_t            n_expert_used() const { return n_expert_used_; }
 
     // For llama_model_params: devices, tensor_buft_overrides; and the FILE* to load from, valid until close_stream().
@@ -141,24 +142,16 @@ class Engine {
     Status take_error() { return experts_.take_error(); }
 
   private:
-    MakeArena device_visible_memory() const;
-    // The experts' copies in a file of their own.
-    struct CopyFile {
-        explicit CopyFile(const std::string & path) : model(GgufModel::open(path)), store(model) {}
+    static constexpr uint64_t no_limit = UINT64_MAX >> 1; // of a device's buffers
 
-        GgufModel   model;
-        ExpertStore store;
-    };
-
+    MakeArena           device_visible_memory() const;
     const GgufModel &   hi_model() const { return hi_ ? hi_->model : model_; }
     const ExpertStore & hi_store() const { return hi_ ? hi_->store : store_; }
-    // Throws StoreError if a file lacks copies of the model's experts, or has others; `precision`: "hi" or "lo".
-    void               check_copies(const CopyFile & copies, const std::string & precision) const;
-    std::set<RowShape> row_shapes() const;      // of all experts as in the model
-    uint64_t           gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
-    void               describe_layers();
-    void               choose_host_compute();
-    void               make_layer_area(const MakeArena & make_arena);
+    std::set<RowShape>  row_shapes() const;      // of all experts as in the model
+    uint64_t            gate_bank_bytes() const; // a context's copy of the routers, for looking ahead
+    void                describe_layers();
+    void                choose_host_compute();
+    void                make_layer_area(const MakeArena & make_arena);
 
     GgufModel                        model_;
     ExpertStore                      store_;

@@ -17,6 +17,7 @@ LoadStep::~LoadStep() {
         loader_.n_live_steps_--;
         for (size_t i = 0; i < leases_.size(); i++) {
             if (leases_[i].slot) {
+                loader_.load_of(leases_[i].slot).n_borrows -= borrows_ ? 1 : 0;
                 loader_.unpin(leases_[i].slot);
                 continue;
             }

@@ -94,12 +94,14 @@ std::unique_ptr<LoadStep> Loader::begin(const std::vector<ExpertKey> & keys, con
 
 std::unique_ptr<LoadStep> Loader::pin_resident(const std::vector<ExpertKey> & keys) {
     std::unique_ptr<LoadStep> step(new LoadStep(*impl_, {}));
-    MutexLock                 lock(impl_->mu_);
+    step->borrows_ = true;
+    MutexLock lock(impl_->mu_);
     impl_->n_live_steps_++;
     for (const ExpertKey key : keys) {
         const SlotRef slot = impl_->cache_.find(key);
         if (slot && impl_->load_of(slot).is_ready()) {
             impl_->cache_.pin(slot);
+            impl_->load_of(slot).n_borrows++;
             step->leases_.push_back({key, slot, true});
         }
     }

@@ -124,7 +124,7 @@ class Loader {
                                     Admission admission);
 
     // Pins those of `keys` that are resident and complete, in a step that has leases for these alone; nothing is read,
-    // and nothing counted.
+    // and nothing counted: a copy that was read on a guess stays one.
     std::unique_ptr<LoadStep> pin_resident(const std::vector<ExpertKey> & keys);
 
     // Copies that the coming steps will probably want, the likeliest first; distinct. Those that are resident are kept
@@ -214,6 +214,7 @@ class LoadStep {
 
     Loader::Impl &     loader_;
     std::vector<Lease> leases_;
+    bool               borrows_ = false; // of pin_resident()
     struct State;
     std::unique_ptr<State> state_;
 };

@@ -34,6 +34,7 @@ struct SlotLoad {
     uint32_t n_pieces_left[max_parts] = {};    // [part]
     bool     part_failed[max_parts]   = {};
     uint32_t n_left                   = 0; // pieces of all parts; the loader holds a pin of its own while > 0
+    uint32_t n_borrows                = 0; // pins of pin_resident(), which say nothing about what is wanted
     bool     failed                   = false;
     uint64_t n_bytes                  = 0; // of the copy, without padding
     double   prior                    = 0; // worth of a copy that was read before any token chose it

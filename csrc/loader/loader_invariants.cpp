@@ -98,7 +98,8 @@ void Loader::Impl::check_reads_ahead() const {
             const bool is_listed =
                 std::find(reading_ahead_.begin(), reading_ahead_.end(), slot) != reading_ahead_.end();
             check_invariant(is_listed == (load.prefetched && load.n_left > 0), "guesses in progress are listed");
-            check_invariant(!load.prefetched || cache_.n_pins(slot) == (load.n_left > 0 ? 1u : 0u),
+            const uint32_t n_own_pins = load.n_left > 0 ? 1 : 0;
+            check_invariant(!load.prefetched || cache_.n_pins(slot) == n_own_pins + load.n_borrows,
                             "a copy that a step holds is no guess any more");
         }
     }

@@ -1,10 +1,7 @@
 #include "moe/graph_runner.h"
 
-#include "moe/graph_nodes.h"
-#include "moe/importance.h"
 #include "tier/device_tier.h"
 
-#include <algorithm>
 #include <cstring>
 #include <exception>
 
@@ -20,7 +17,8 @@ bool has_own_memory(ggml_backend_t backend) {
 
 GraphRunner::GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer)
     : inner_backend_(inner), is_expert_buffer_(is_expert_buffer), is_gpu_(has_own_memory(inner)), inner_(inner),
-      matmul_(inner), gates_(inner), reads_(inner), tiered_(inner), staged_(inner) {}
+      matmul_(inner), gates_(inner), reads_(inner), tiered_(inner), staged_(inner),
+      arriving_(inner_, matmul_, !is_gpu_, [this] { return compute_run(); }) {}
 
 void GraphRunner::set_n_threads(int n_threads) {
     n_threads_ = n_threads;
@@ -48,12 +46,11 @@ ggml_status GraphRunner::compute(ggml_cgraph * graph) noexcept {
         status = Status::error(error.what());
     }
     inner_.clear();
-    pending_.clear();
     end_layer();
     tiered_.drop_ahead();
     staged_.end_pass();
     if (model != nullptr) {
-        thread_share_.on_pass(Timeline::now_us() - pass_us_, pass_stall_us_);
+        thread_share_.on_pass(Timeline::now_us() - pass_us_, arriving_.stall_us());
     }
     if (status.ok()) {
         return GGML_STATUS_SUCCESS;
@@ -160,8 +157,8 @@ void GraphRunner::begin_pass(ggml_cgraph * graph) {
             n_tokens = static_cast<uint32_t>(node->src[2]->ne[1]);
         }
     }
-    pass_us_       = Timeline::now_us();
-    pass_stall_us_ = 0;
+    pass_us_ = Timeline::now_us();
+    arriving_.begin_pass();
     if (model != nullptr || n_computing_ == 0) { // else as before: OpenMP makes new threads at every change
         set_inner_threads(thread_share_.n_computing(n_threads_, model != nullptr ? model->n_spare_threads : 0));
     }
@@ -225,7 +222,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     return in_run && step_.loaded().all_hit() && ExpertMatmul::can_add_whole(view_, step_, *weights_) &&
                    !matmul_.has_kernel(view_, weights_->key(0).precision)
                ? add_resident(graph, first_idx, *weights_)
-               : compute_arriving(graph, first_idx);
+               : arriving_.run(graph, first_idx, view_, step_, *weights_);
 }
 
 // All experts of the layer lie in order: the router's ids serve as they are.
@@ -270,169 +267,6 @@ Status GraphRunner::add_resident(ggml_cgraph * graph, int first_idx, const Exper
         }
     }
     return {};
-}
-
-Status GraphRunner::compute_arriving(ggml_cgraph * graph, int first_idx) {
-    pending_.clear();
-    const bool is_late_apart =
-        !is_gpu_ && view_.model->importance == nullptr && late_.begin(graph, first_idx, view_, step_, *weights_);
-    auto next = view_.nodes.begin();
-    for (int i = first_idx; i < view_.end_idx; ++i) {
-        ggml_tensor * node      = ggml_graph_node(graph, i);
-        const bool    is_expert = next != view_.nodes.end() && next->node_idx == i;
-        // Only expert nodes may overtake pending rows: the allocator may have given an ordinary node the memory that
-        // those rows are still to be computed from, since in graph order their input is not needed any more.
-        if (is_expert ? reads_pending(node) : !is_no_op(node)) {
-            if (Status status = complete_all(); !status.ok()) {
-                return status;
-            }
-        }
-        if (!is_expert) {
-            inner_.add(node);
-            continue;
-        }
-        if (view_.model->importance != nullptr) {
-            if (Status status = compute_run(); !status.ok()) {
-                return status;
-            }
-            view_.model->importance->add(view_, *next, step_.ids());
-        }
-        if (!step_.skipped_rows().empty()) {
-            // Now, not in the run: what the run still reads may lie in the same memory.
-            if (Status status = compute_run(); !status.ok()) {
-                return status;
-            }
-            ExpertMatmul::clear_rows(*next, step_.skipped_rows());
-        }
-        if (Status status = is_late_apart ? matmul_.add_rows(inner_, *next, view_, step_, *weights_, late_.ready())
-                                          : add_ready_rows(*next);
-            !status.ok()) {
-            return status;
-        }
-        ++next;
-    }
-    return is_late_apart ? compute_late() : complete_all();
-}
-
-Status GraphRunner::compute_late() {
-    while (!late_.wanted().empty()) {
-        // What can be computed is computed while the drive works.
-        if (Status status = compute_run(); !status.ok()) {
-            return status;
-        }
-        arrived_parts_.clear();
-        if (Status status = wait([&] { return step_.loaded().wait_any(late_.wanted(), arrived_parts_); });
-            !status.ok()) {
-            return status;
-        }
-        if (Status status = late_.add(inner_, matmul_, arrived_parts_); !status.ok()) {
-            return status;
-        }
-        const auto is_streamed = [&](const LeasePart & part) { return !step_.loaded().leases()[part.lease_idx].slot; };
-        if (!std::any_of(arrived_parts_.begin(), arrived_parts_.end(), is_streamed)) {
-            continue;
-        }
-        if (Status status = compute_run(); !status.ok()) {
-            return status;
-        }
-        for (const LeasePart & part : arrived_parts_) {
-            step_.loaded().release_part(part.lease_idx, part.part_idx);
-        }
-    }
-    return {}; // what came last joins the run that ends at the next router
-}
-
-// Recorded on the model's timeline.
-template <typename Wait> Status GraphRunner::wait(const Wait & wait_for) {
-    const TimelineSpan span(*view_.model->timeline, Timeline::Kind::stall, view_.layer_idx);
-    const uint64_t     start_us = Timeline::now_us();
-    const Status       status   = wait_for();
-    pass_stall_us_ += Timeline::now_us() - start_us;
-    return status;
-}
-
-// Rows whose expert is here go into the run at once; the others become pending.
-Status GraphRunner::add_ready_rows(const ExpertNode & node) {
-    LoadStep & load = step_.loaded();
-    Pending    pending;
-    pending.node = &node;
-    ready_.clear();
-    for (uint32_t i = 0; i < load.leases().size(); ++i) {
-        (load.ready(i, node.part_idx) ? ready_ : pending.lease_idxs).push_back(i);
-    }
-    if (!ready_.empty()) {
-        if (Status status = matmul_.add_rows(inner_, node, view_, step_, *weights_, ready_); !status.ok()) {
-            return status;
-        }
-        if (Status status = release_streamed(node, ready_); !status.ok()) {
-            return status;
-        }
-    }
-    if (!pending.lease_idxs.empty()) {
-        pending_.push_back(std::move(pending));
-    }
-    return {};
-}
-
-// A stream buffer is reused as soon as it is given back, so what reads it must have been computed.
-Status GraphRunner::release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs) {
-    LoadStep & load = step_.loaded();
-    const bool streamed =
-        std::any_of(lease_idxs.begin(), lease_idxs.end(), [&](uint32_t i) { return !load.leases()[i].slot; });
-    if (!streamed) {
-        return {};
-    }
-    if (Status status = compute_run(); !status.ok()) {
-        return status;
-    }
-    for (uint32_t i : lease_idxs) {
-        load.release_part(i, node.part_idx);
-    }
-    return {};
-}
-
-Status GraphRunner::complete(Pending & pending) {
-    while (!pending.lease_idxs.empty()) {
-        arrived_.clear();
-        if (Status status =
-                wait([&] { return step_.loaded().wait_any(pending.node->part_idx, pending.lease_idxs, arrived_); });
-            !status.ok()) {
-            return status;
-        }
-        if (Status status = matmul_.add_rows(inner_, *pending.node, view_, step_, *weights_, arrived_); !status.ok()) {
-            return status;
-        }
-        if (Status status = compute_run(); !status.ok()) {
-            return status;
-        }
-        if (Status status = release_streamed(*pending.node, arrived_); !status.ok()) {
-            return status;
-        }
-    }
-    return {};
-}
-
-Status GraphRunner::complete_all() {
-    // What can be computed is computed while the drive works.
-    if (!pending_.empty()) {
-        if (Status status = compute_run(); !status.ok()) {
-            return status;
-        }
-    }
-    for (Pending & pending : pending_) {
-        if (Status status = complete(pending); !status.ok()) {
-            return status;
-        }
-    }
-    pending_.clear();
-    return {};
-}
-
-// Follows views: the input may be a reshaped output of another expert node.
-bool GraphRunner::reads_pending(const ggml_tensor * expert_node) const {
-    const ggml_tensor * input = expert_node->src[1];
-    const ggml_tensor * base  = input->view_src != nullptr ? input->view_src : input;
-    return std::any_of(pending_.begin(), pending_.end(), [base](const Pending & p) { return p.node->node == base; });
 }
 
 } // namespace hobbit

@@ -2,16 +2,16 @@
 // loader.
 //
 // Where all experts of a layer are resident, their matmuls are replaced by products over slots and stay part of the
-// run: the graph is cut once a layer, to read the router's choice. Where some are missing, the resident ones are
-// computed while the others arrive, and those as they come. A device with memory of its own has TieredLayer and, for
-// batches, StagedLayer for that; one that shares the host's has UnifiedLayer for batches. Where all of a layer is there
-// for good, the graph is not cut at all.
+// run: the graph is cut once a layer, to read the router's choice. Where some are missing, ArrivingLayer computes the
+// resident ones while the others are read. A device with memory of its own has TieredLayer and, for batches,
+// StagedLayer for that; one that shares the host's has UnifiedLayer for batches. Where all of a layer is there for
+// good, the graph is not cut at all.
 #pragma once
 
+#include "moe/arriving_layer.h"
 #include "moe/both_gates.h"
 #include "moe/expert_matmul.h"
 #include "moe/inner_graph.h"
-#include "moe/late_experts.h"
 #include "moe/layer_step.h"
 #include "moe/layer_view.h"
 #include "moe/loaded_weights.h"
@@ -32,6 +32,8 @@ namespace hobbit {
 class GraphRunner {
   public:
     GraphRunner(ggml_backend_t inner, IsExpertBuffer is_expert_buffer);
+    GraphRunner(const GraphRunner &)             = delete; // its parts know each other
+    GraphRunner & operator=(const GraphRunner &) = delete;
 
     // Threads to compute with from the next graph on: on the CPU all of it, else what the host does beside the device.
     void set_n_threads(int n_threads);
@@ -40,12 +42,6 @@ class GraphRunner {
     ggml_status compute(ggml_cgraph * graph) noexcept;
 
   private:
-    // An expert node some of whose rows still wait for their expert.
-    struct Pending {
-        const ExpertNode *    node = nullptr;
-        std::vector<uint32_t> lease_idxs;
-    };
-
     Status compute_run(DeviceReads * reads = nullptr); // what is in inner_, recorded on the model's timeline
     Status compute_to_router();
     Status run(ggml_cgraph * graph, ModelExperts *& model);
@@ -56,14 +52,6 @@ class GraphRunner {
     Status add_resident(ggml_cgraph * graph, int first_idx, const ExpertWeights & weights);
     void   end_layer();
     void   tend_to_layer();
-    Status compute_arriving(ggml_cgraph * graph, int first_idx);
-    Status compute_late();
-    Status add_ready_rows(const ExpertNode & node);
-    Status release_streamed(const ExpertNode & node, const std::vector<uint32_t> & lease_idxs);
-    Status complete(Pending & pending);
-    Status complete_all();
-    template <typename Wait> Status wait(const Wait & wait_for);
-    bool                            reads_pending(const ggml_tensor * expert_node) const;
 
     ggml_backend_t   inner_backend_;
     IsExpertBuffer   is_expert_buffer_;
@@ -77,24 +65,18 @@ class GraphRunner {
     RouterFilterStep filter_;
     RouteRecorder    recorder_;
     LookAhead        ahead_;
-    TieredLayer      tiered_;  // where the inner device has a tier of its own
-    StagedLayer      staged_;  // there, of batches
-    UnifiedLayer     unified_; // where it computes with the host's memory, of batches
-    LateExperts      late_;
+    TieredLayer      tiered_;   // where the inner device has a tier of its own
+    StagedLayer      staged_;   // there, of batches
+    UnifiedLayer     unified_;  // where it computes with the host's memory, of batches
+    ArrivingLayer    arriving_; // where the loader reads what is missing
 
-    int         n_threads_     = GGML_DEFAULT_N_THREADS;
-    int         n_computing_   = 0; // that the inner device was told; 0: nothing yet
-    uint64_t    pass_us_       = 0; // when it began
-    uint64_t    pass_stall_us_ = 0;
+    int         n_threads_   = GGML_DEFAULT_N_THREADS;
+    int         n_computing_ = 0; // that the inner device was told; 0: nothing yet
+    uint64_t    pass_us_     = 0; // when it began
     ThreadShare thread_share_;
 
     std::optional<LoadedWeights> weights_; // where it multiplies by what the loader holds
     const std::vector<int32_t>   every_lease_;
-
-    std::vector<Pending>   pending_;
-    std::vector<uint32_t>  ready_;
-    std::vector<uint32_t>  arrived_;
-    std::vector<LeasePart> arrived_parts_;
 };
 
 } // namespace hobbit

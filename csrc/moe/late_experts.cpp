@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 namespace hobbit {
 
@@ -78,6 +79,13 @@ bool LateExperts::begin(ggml_cgraph * graph, int first_idx, const LayerView & vi
         }
     }
     make_twins();
+    late_rows_.clear();
+    for (const uint32_t i : late_) {
+        late_rows_.insert(late_rows_.end(), step.rows(i), step.rows(i) + step.n_rows(i));
+    }
+    for (const ExpertNode & node : view.nodes) {
+        zeros_.resize(std::max(zeros_.size(), late_rows_.size() * static_cast<size_t>(node.node->ne[0])));
+    }
     return true;
 }
 
@@ -210,6 +218,30 @@ ggml_tensor LateExperts::over_twin(const ggml_tensor & tensor) {
     over.buffer              = buffer_.get();
     over.data                = twin_of(base).data.data() + offset;
     return over;
+}
+
+Status LateExperts::add_blank_rows(InnerGraph & graph, const ExpertNode & node) {
+    if (late_.empty() || node.node == view_->nodes.back().node) {
+        return {}; // the last one's rows are written before anything reads them
+    }
+    const auto n_rows = static_cast<int64_t>(late_rows_.size());
+    if (!graph.has_room(4, n_rows)) {
+        if (Status status = graph.compute(); !status.ok()) {
+            return status;
+        }
+    }
+    ggml_tensor * out  = node.node;
+    ggml_tensor * rows = graph.indices(late_rows_.data(), n_rows);
+    if (rows == nullptr) {
+        return Status::error("out of memory for the numbers of " + std::to_string(n_rows) + " rows");
+    }
+    ggml_tensor * from = graph.tensor_over(GGML_TYPE_F32, out->ne[0], n_rows, 1, buffer_.get(), zeros_.data());
+    ggml_tensor * to = graph.tensor_over(GGML_TYPE_F32, out->ne[0], out->ne[1] * out->ne[2], 1, out->buffer, out->data);
+    ggml_tensor * set = ggml_set_rows(graph.context(), to, from, rows);
+    set->buffer       = out->buffer;
+    set->data         = out->data;
+    graph.add_made(set);
+    return {};
 }
 
 bool LateExperts::can_add(const Link & link, uint32_t key_idx) const {

@@ -29,6 +29,10 @@ class LateExperts {
     // Experts (indices of the step's keys) whose matrices are all there; the caller computes these.
     const std::vector<uint32_t> & ready() const { return ready_; }
 
+    // To be called behind ready()'s rows of an expert node: the nodes up to the next one compute all rows, and of late
+    // experts those would be what the memory held before.
+    Status add_blank_rows(InnerGraph & graph, const ExpertNode & node);
+
     // Matrices of late experts that did not come yet.
     std::vector<LeasePart> & wanted() { return wanted_; }
 
@@ -75,6 +79,8 @@ class LateExperts {
     size_t           n_twins_ = 0;
     std::deque<Link> links_; // in graph order; addresses stay
 
+    std::vector<int32_t>           late_rows_;
+    std::vector<float>             zeros_; // a node's late rows
     std::vector<uint32_t>          ready_;
     std::vector<uint32_t>          late_;
     std::vector<LeasePart>         wanted_;

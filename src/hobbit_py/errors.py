@@ -53,3 +53,8 @@ class ReadError(HobbitError, OSError):
 
 class HostError(HobbitError, ImportError):
     """The installed llama-cpp-python, or the ggml it loaded, is not one this package works with."""
+
+
+def as_sentence(message: str) -> str:
+    """The message with a full stop, which errors of the core lack."""
+    return message if message.endswith(".") else f"{message}."

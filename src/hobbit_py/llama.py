@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,16 +11,18 @@ from . import _host
 from ._host import _core, llama_cpp
 from ._keywords import check_expert_keywords, check_keywords
 from ._memory_plan import Granted, MemoryPlan
-from ._native_policies import set_eviction, to_native, to_native_filter, to_native_hybrid, to_native_prefetch
+from ._native_policies import set_eviction, to_native, to_native_filter
+from ._native_prefetch import give_prefetch, keep_traces
 from ._native_stats import ABSENT as ABSENT
 from ._native_stats import HI as HI
 from ._native_stats import LO as LO
 from ._native_stats import LOADING as LOADING
 from ._native_stats import read_residency, read_stats
+from ._open_engine import open_engine
 from ._promises import live_engines
 from .choice import choose
 from .cores import n_spare_cores, n_usable_cores
-from .errors import HobbitError, ModelFileError, UsageError
+from .errors import HobbitError, UsageError, as_sentence
 from .memory import parse_budget
 from .mixed import (
     check_copies,
@@ -34,7 +35,7 @@ from .mixed import (
     wants_lo_alone,
 )
 from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
-from .predict import Recording, load_hybrid, load_traces, save_traces
+from .predict import Recording
 from .sizes import format_bytes, parse_bytes
 from .stats import Stats
 from .trained import give_gates, uses_gates
@@ -201,21 +202,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.predictor: str | None = None
         self.lo_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
-        engine_options = _core.EngineOptions()
-        engine_options.inner_device = chosen_device.name
-        engine_options.is_unified = chosen_device.is_unified
         lo_path = choose_lo(path, lo, chosen.precision(precision))
-        if lo_path is not None:
-            engine_options.lo_path = os.fspath(lo_path)
         hi_path = choose_hi(hi, lo_path, chosen.precision(precision))
-        if hi_path is not None:
-            engine_options.hi_path = os.fspath(hi_path)
-        try:
-            engine = _core.Engine(path, engine_options)
-        except _core.StoreError as error:
-            raise ModelFileError(_sentence(str(error))) from None
-        except OSError as error:
-            raise ModelFileError(_sentence(error.strerror or str(error))) from None
+        engine = open_engine(path, chosen_device, lo_path, hi_path)
 
         if not n_ctx:
             n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
@@ -242,7 +231,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         check_expert_keywords(keywords)
         is_trained = give_gates(engine)
         prefetch_settings = chosen.prefetch(prefetch, is_trained=is_trained)
-        self._set_prefetch(engine, prefetch_settings, is_trained=is_trained)
+        give_prefetch(engine, prefetch_settings, is_trained=is_trained)
+        self._keeps_traces = prefetch_settings.predictor == "request-trace"
         self.predictor = prefetch_settings.predictor
         is_open = router_filter is None and policy is None and lo_share is None
         if is_open and chosen.is_auto and lo_path is not None:
@@ -281,7 +271,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if lo_path is not None:
             holds_lo = plan.held == _core.Precision.lo
             settings = (
-                lo_alone_settings(lo_path, is_held=holds_lo)
+                lo_alone_settings(engine.paths, lo_path, is_held=holds_lo, router_filter=router_filter)
                 if plan.is_lo_alone
                 else mixed_settings(
                     engine.paths,
@@ -320,7 +310,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         except RuntimeError as error:  # of an eviction policy of one's own
             self._engine = None  # it has no cache whose figures close() could keep
             self.close()
-            raise HobbitError(_sentence(str(error))) from error
+            raise HobbitError(as_sentence(str(error))) from error
         if chosen_device.has_tier:
             engine.set_device_memory(plan.tier_options)
             if plan.held is None and engine.is_host_held_back:
@@ -403,7 +393,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             try:
                 self._engine.reset_sequence()
             except RuntimeError as error:  # of an eviction policy of one's own
-                raise HobbitError(_sentence(str(error))) from error
+                raise HobbitError(as_sentence(str(error))) from error
 
     def record_predictions(self) -> Callable[[], Recording]:
         """Begins to record what predictors see, for tokens evaluated at most eight at a time; returns how to end that.
@@ -436,7 +426,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             super().close()
         if self._engine is not None:
             live_engines.pop(self._engine, None)
-            self._keep_traces(self._engine)
+            if self._keeps_traces:
+                keep_traces(self._engine)
             self._last_stats = self.stats()
             if self._warm_start and self._last_stats.n_tokens > 0:
                 copies = [(layer, expert, int(precision)) for layer, expert, precision in self._engine.hot_set()]
@@ -448,37 +439,6 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         state: dict[str, Any] = super().__getstate__()
         return state | self._own_arguments
 
-    def _set_prefetch(self, engine: _core.Engine, prefetch: Prefetch, *, is_trained: bool) -> None:
-        """Before the budget is made: looking several layers ahead takes a little memory."""
-        if prefetch.predictor == "request-trace":
-            traces = engine.request_traces()
-            for of_prompts, matrices in zip((True, False), load_traces(engine.paths, traces.n_cells), strict=True):
-                for counts in matrices:
-                    traces.add(of_prompts, counts)
-            self._keeps_traces = True
-        elif prefetch.predictor == "trained-gates" and not is_trained:
-            raise UsageError(
-                f"No gates were trained for {engine.paths[0]!r} yet; 'hobbit tune --predictor-only' does that."
-            )
-        elif prefetch.predictor == "hybrid":
-            maps = load_hybrid(engine.paths)
-            if maps is None:
-                raise UsageError(
-                    f"The hybrid predictor was not trained for {engine.paths[0]!r} yet; 'hobbit tune --predictor-only' "
-                    f"does that."
-                )
-            try:
-                engine.set_hybrid_weights(to_native_hybrid(maps))
-            except ValueError as error:
-                raise UsageError(_sentence(str(error))) from None
-        engine.set_prefetch(to_native_prefetch(prefetch))
-
-    def _keep_traces(self, engine: _core.Engine) -> None:
-        if self._keeps_traces:
-            traces = engine.request_traces()
-            with contextlib.suppress(OSError):  # a read-only folder: the next run starts with nothing
-                save_traces(engine.paths, traces.matrices(True), traces.matrices(False))
-
     def _n_output_rows(self) -> int:
         """Rows of logits that are kept: llama.cpp's, and those of `scores`."""
         return 2 * int(self.context_params.n_ctx) if self._logits_all else 1
@@ -486,7 +446,3 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
 def _free_bytes(device: str) -> int:
     return next(info.free_bytes for info in _core.devices() if info.name == device)
-
-
-def _sentence(message: str) -> str:
-    return message if message.endswith(".") else f"{message}."

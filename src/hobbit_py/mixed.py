@@ -156,15 +156,22 @@ def wants_lo_alone(
     return min_lo_bits >= MIN_LO_BITS_ALONE if tuning is None else tuning.is_lo_alone
 
 
-def lo_alone_settings(lo: str | os.PathLike[str], *, is_held: bool) -> MixedSettings:
-    """Of a GPU that uses lo copies alone; `is_held`: all of them are there."""
+def lo_alone_settings(
+    model_paths: Sequence[str],
+    lo: str | os.PathLike[str],
+    *,
+    is_held: bool,
+    router_filter: RouterFilter | None = None,
+) -> MixedSettings:
+    """Of a GPU that uses lo copies alone; `is_held`: all of them are there; `router_filter` as of `mixed_settings`."""
     on_gpu = "and all on the GPU, " if is_held else ""
-    return MixedSettings(
-        policy=AlwaysLow(),
-        lo_share=1.0,
-        note=f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}; the loss of that is not known, "
-        f"'hobbit perplexity --against exact' measures it.",
-    )
+    what = f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}"
+    tuning = load_tuning(model_paths, lo)
+    if tuning is None or not tuning.is_lo_alone:
+        note = f"{what}; the loss of that is not known, 'hobbit perplexity --against exact' measures it."
+    else:
+        note = _tuned_note(what, tuning, router_filter)
+    return MixedSettings(policy=AlwaysLow(), lo_share=1.0, note=note)
 
 
 def tuned_filter(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> RouterFilter | None:
@@ -216,16 +223,16 @@ def mixed_settings(
     return MixedSettings(
         policy=tuning.policy(n_layers),
         lo_share=min(tuning.lo_share, full_share),
-        note=_tuned_note(name, tuning, router_filter),
+        note=_tuned_note(f"Mixed precision with lo copies from {name}", tuning, router_filter),
     )
 
 
-def _tuned_note(name: str, tuning: Tuning, router_filter: RouterFilter | None) -> str:
+def _tuned_note(what: str, tuning: Tuning, router_filter: RouterFilter | None) -> str:
     loss = f"loss {format_loss(tuning.loss)} perplexity, measured by hobbit tune"
     if router_filter != tuning.router_filter():
-        return f"Mixed precision with lo copies from {name}; {loss} with {_filter_words(tuning.router_filter())}."
+        return f"{what}; {loss} with {_filter_words(tuning.router_filter())}."
     rerouted = ", missing experts rerouted to resident ones" if router_filter is not None else ""
-    return f"Mixed precision with lo copies from {name}{rerouted}; {loss}."
+    return f"{what}{rerouted}; {loss}."
 
 
 def _filter_words(router_filter: RouterFilter | None) -> str:

@@ -102,11 +102,19 @@ class Stats:
     """Router weight of skipped experts, over all router weight; 0.0 in exact mode."""
 
     @property
+    def n_asked(self) -> int:
+        """Selected experts that the cache was asked for; none where all of a layer's lie in memory for good."""
+        return self.n_hits_hi + self.n_hits_lo + self.n_misses_hi + self.n_misses_lo + self.n_skipped
+
+    @property
     def hit_rate(self) -> float:
         """Share of the selected experts that were resident; 1.0 when none was asked for."""
-        n_hits = self.n_hits_hi + self.n_hits_lo
-        n_asked = n_hits + self.n_misses_hi + self.n_misses_lo + self.n_skipped
-        return n_hits / n_asked if n_asked else 1.0
+        return (self.n_hits_hi + self.n_hits_lo) / self.n_asked if self.n_asked else 1.0
+
+    @property
+    def measured_hit_rate(self) -> float | None:
+        """`hit_rate` to be shown: None when none was asked for."""
+        return self.hit_rate if self.n_asked else None
 
     @property
     def read_bytes(self) -> int:
@@ -123,6 +131,11 @@ class Stats:
                 if field.name not in _GAUGES
             },
         )
+
+
+def format_share(share: float | None) -> str:
+    """Writes a share in percent, "93.1%"; "-" where there is none."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def peak_rss_bytes() -> int:

@@ -37,9 +37,9 @@ def test_one_line_a_budget(report: dict[str, Any]) -> None:
     labels = [figures["case"]["budget"]["label"] for figures in report["figures"]]
     assert labels == ["all experts resident", "50% of the experts", "expert memory 2.00 MiB"]
     resident, half, scarce = report["figures"]
-    assert resident["hit_rate"] == 1.0
+    assert resident["hit_rate"] in (None, 1.0)  # None: all are there for good, so that none is asked for
     assert resident["read_bytes_per_token"] == 0
-    assert resident["hit_rate"] > half["hit_rate"] > scarce["hit_rate"]
+    assert half["hit_rate"] > scarce["hit_rate"]
     assert scarce["read_bytes_per_token"] > half["read_bytes_per_token"] > 0
     for figures in report["figures"]:
         for name in ("decode_tok_s", "prompt_tok_s", "load_s", "first_token_s", "cpu_s_per_token", "peak_rss_bytes"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from terminal_session import CTRL_C, CTRL_D, TerminalSession
 
 PROMPT = r"\n>"
-SUMMARY = r"(\d+) tokens?, ([\d.]+) tok/s, (\d+)% hits, ([\d.]+) GB read"
+SUMMARY = r"(\d+) tokens?, ([\d.]+) tok/s(?:, (\d+)% hits)?, ([\d.]+) GB read"
 # The bundled model answers this greedily until the context is full.
 STORY = "Continue: Once upon a time"
 

@@ -71,7 +71,8 @@ def test_json_report_measures_decode_alone() -> None:
     }
     assert scarce["text"] == ample["text"]
     assert scarce["precision"] == "exact"
-    assert 0 <= scarce["hit_rate"] < ample["hit_rate"] <= 1
+    # None: all experts came during the prompt and are there for good, so that none was asked for.
+    assert 0 <= scarce["hit_rate"] < (1.0 if ample["hit_rate"] is None else ample["hit_rate"])
     assert scarce["read_bytes_per_token"] > ample["read_bytes_per_token"] >= 0
     assert scarce["stall_s_per_token"] >= 0
     for figure in ("load_s", "prompt_tok_s", "decode_tok_s", "peak_rss_bytes"):

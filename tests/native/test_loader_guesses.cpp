@@ -83,6 +83,24 @@ TEST_CASE("a copy that is being read is coming, and resident once it is complete
     bench.reader.drain();
 }
 
+TEST_CASE("a guess stays one while it is copied on a guess, until a step wants it") {
+    const TinyModel model = two_layers();
+    ManualBench     bench(model, with_slots(32));
+    bench.loader.prefetch(model.keys(1, {3}), three_parts);
+    bench.reader.drain();
+    {
+        const auto copied = bench.loader.pin_resident(model.keys(1, {3}));
+        CHECK(copied->leases().size() == 1);
+        bench.loader.check_invariants();
+        bench.loader.prefetch(model.keys(1, {3}), three_parts);
+        CHECK(bench.loader.stats().prefetch_useful_bytes == 0);
+        const auto step = begin(bench, 1, {3});
+        bench.loader.check_invariants();
+        CHECK(bench.loader.stats().prefetch_useful_bytes == copy_bytes);
+    }
+    bench.loader.check_invariants();
+}
+
 TEST_CASE("a guess that was wrong is given up between two reads") {
     const TinyModel model = two_layers();
     ManualBench     bench(model, with_slots(32));

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from hobbit_py.stats import Stats, peak_rss_bytes
+from hobbit_py.stats import Stats, format_share, peak_rss_bytes
 
 GAUGES = (
     "resident_bytes_hi",
@@ -26,9 +26,11 @@ def test_hit_rate_counts_both_precisions_and_skips() -> None:
     assert stats.hit_rate == pytest.approx(6 / 12)
 
 
-def test_hit_rate_of_nothing_is_one() -> None:
-    assert Stats().hit_rate == 1.0
-    assert Stats(n_streamed=64).hit_rate == 1.0
+def test_hit_rate_of_nothing_is_one_and_is_not_shown() -> None:
+    for stats in (Stats(), Stats(n_streamed=64)):
+        assert (stats.hit_rate, stats.measured_hit_rate) == (1.0, None)
+        assert format_share(stats.measured_hit_rate) == "-"
+    assert format_share(Stats(n_hits_hi=3, n_misses_lo=1).measured_hit_rate) == "75.0%"
 
 
 def test_read_bytes_is_the_sum() -> None:

@@ -133,7 +133,7 @@ def _measure_loaded(model: llama_cpp.Llama, load_s: float, text: str, shape: Run
         storage_bytes_per_token=(
             None if storage_before is None or storage_after is None else (storage_after - storage_before) / n_decoded
         ),
-        hit_rate=stats.hit_rate if stats and has_experts else None,
+        hit_rate=stats.measured_hit_rate if stats and has_experts else None,
         read_bytes_per_token=stats.read_bytes / n_decoded if stats and has_experts else None,
         wanted_bytes_per_token=stats.wanted_bytes / n_decoded if stats and has_experts else None,
         stall_s_per_token=stats.stall_us / 1e6 / n_decoded if stats and has_experts else None,

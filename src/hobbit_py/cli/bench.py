@@ -17,6 +17,7 @@ import click
 from ..bundled import sample_text
 from ..errors import HobbitError, UsageError
 from ..sizes import format_bytes, parse_bytes
+from ..stats import format_share
 from .hub_models import model_file
 from .perplexity import progress_bar
 
@@ -138,7 +139,7 @@ _SPEED: Sequence[_Column] = (
     ("ready s", lambda f: f"{f.load_s:.2f}"),
     ("first token s", lambda f: f"{f.first_token_s:.2f}"),
     ("CPU s/token", lambda f: f"{f.cpu_s_per_token:.3f}"),
-    ("hits", lambda f: _maybe(f.hit_rate, "{:.1%}")),
+    ("hits", lambda f: format_share(f.hit_rate)),
     (
         "experts MiB",
         lambda f: _maybe(None if f.expert_memory_bytes is None else f.expert_memory_bytes / 2**20, "{:.0f}"),

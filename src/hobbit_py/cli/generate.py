@@ -85,7 +85,7 @@ def continue_prompt(
         prompt_tokens=n_prompt,
         prompt_tok_s=n_prompt / (time_prompt - time_start),
         decode_tok_s=n_decoded / (time_end - time_prompt) if n_decoded else None,
-        hit_rate=decode.hit_rate if n_decoded else None,
+        hit_rate=decode.measured_hit_rate if n_decoded else None,
         read_bytes_per_token=decode.read_bytes / n_decoded if n_decoded else None,
         stall_s_per_token=decode.stall_us / 1e6 / n_decoded if n_decoded else None,
         precision=stats_prompt.precision,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..stats import format_share
 from . import common
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def report(evaluation: Evaluation, precision: str) -> dict[str, Any]:
         "share_skip": share_skip,
         "dropped_mass": evaluation.stats.dropped_mass,
         "read_bytes_per_token": evaluation.read_bytes_per_token,
-        "hit_rate": evaluation.stats.hit_rate,
+        "hit_rate": evaluation.stats.measured_hit_rate,
         "tokens": evaluation.n_tokens,
         "tokens_scored": len(evaluation.nll),
         "tok_s": evaluation.n_tokens / evaluation.elapsed_s,
@@ -86,7 +87,7 @@ def _sentences(figures: dict[str, Any]) -> Iterator[str]:
         return
     yield (
         f"{figures['precision']}: {figures['share_hi']:.1%} hi, {figures['share_lo']:.1%} lo, "
-        f"{figures['share_skip']:.1%} skipped; {figures['hit_rate']:.1%} hits, "
+        f"{figures['share_skip']:.1%} skipped; {format_share(figures['hit_rate'])} hits, "
         f"{figures['read_bytes_per_token'] / 1e6:.2f} MB read a token"
     )
 

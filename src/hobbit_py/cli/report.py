@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..sizes import format_bytes
-from ..stats import Stats, peak_rss_bytes
+from ..stats import Stats, format_share, peak_rss_bytes
 from .conversation import Answer
 
 
@@ -13,7 +13,8 @@ def summary(answer: Answer) -> str:
     if answer.decode_tok_s is not None:
         parts.append(f"{answer.decode_tok_s:.1f} tok/s")
     if answer.stats.precision != "dense":
-        parts.append(f"{answer.stats.hit_rate:.0%} hits")
+        if answer.stats.n_asked:
+            parts.append(f"{answer.stats.hit_rate:.0%} hits")
         parts.append(f"{answer.stats.read_bytes / 1e9:.2f} GB read")
     return ", ".join(parts)
 
@@ -28,13 +29,14 @@ def stats_rows(stats: Stats, n_context_tokens: int, n_ctx: int) -> list[tuple[st
     resident_bytes = stats.resident_bytes_hi + stats.resident_bytes_lo
     rows.append(("experts resident", _of(resident_bytes, stats.expert_memory_bytes)))
     n_hits, n_misses = stats.n_hits_hi + stats.n_hits_lo, stats.n_misses_hi + stats.n_misses_lo
-    rows.append(("experts asked for", f"{n_hits} hits, {n_misses} misses, {stats.hit_rate:.1%} hits"))
+    hit_rate = format_share(stats.measured_hit_rate)
+    rows.append(("experts asked for", f"{n_hits} hits, {n_misses} misses, {hit_rate} hits"))
     rows.append(("experts streamed", f"{stats.n_streamed} (long prompts)"))
     if stats.device_expert_bytes:
         n_asked = stats.n_device_hits + stats.n_device_misses
-        hit_rate = stats.n_device_hits / n_asked if n_asked else 1.0
+        found = format_share(stats.n_device_hits / n_asked if n_asked else None)
         rows.append(("experts on the GPU", _of(stats.resident_bytes_device, stats.device_expert_bytes)))
-        rows.append(("found there", f"{stats.n_device_hits} of {n_asked}, {hit_rate:.1%}"))
+        rows.append(("found there", f"{stats.n_device_hits} of {n_asked}, {found}"))
         rows.append(("copied to it", f"{stats.copied_bytes / 1e9:.2f} GB, waited {stats.copy_wait_us / 1e6:.2f} s"))
         rounding = ", with its bits" if stats.host_rounds_as_device else ""
         seconds = f"{stats.host_compute_us / 1e6:.2f} s"
