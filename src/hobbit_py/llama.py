@@ -201,6 +201,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.eviction: str | None = None
         self.predictor: str | None = None
         self.lo_path: str | None = None
+        self.hi_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
         lo_path = choose_lo(path, lo, chosen.precision(precision))
         hi_path = choose_hi(hi, lo_path, chosen.precision(precision))
@@ -236,7 +237,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.predictor = prefetch_settings.predictor
         is_open = router_filter is None and policy is None and lo_share is None
         if is_open and chosen.is_auto and lo_path is not None:
-            router_filter = tuned_filter(engine.paths, lo_path)
+            router_filter = tuned_filter(engine.paths, lo_path, hi_path)
         if router_filter is not None:
             engine.set_router_filter(*to_native_filter(router_filter))
         check_copies(engine.paths, lo_path, hi_path)
@@ -260,7 +261,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._n_output_rows(),
             partial(_free_bytes, chosen_device.name),
             lo_alone=lo_path is not None
-            and wants_lo_alone(engine.paths, lo_path, engine.min_lo_bits, policy=policy, lo_share=lo_share),
+            and wants_lo_alone(
+                engine.paths, lo_path, engine.min_lo_bits, policy=policy, lo_share=lo_share, hi=hi_path
+            ),
         )
         promise = plan.promise(in_use, self._n_output_rows())
         if plan.missing_vram_bytes > 0:
@@ -271,7 +274,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if lo_path is not None:
             holds_lo = plan.held == _core.Precision.lo
             settings = (
-                lo_alone_settings(engine.paths, lo_path, is_held=holds_lo, router_filter=router_filter)
+                lo_alone_settings(engine.paths, lo_path, is_held=holds_lo, router_filter=router_filter, hi=hi_path)
                 if plan.is_lo_alone
                 else mixed_settings(
                     engine.paths,
@@ -284,10 +287,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                     lo_ratio=engine.all_lo_slots_bytes / engine.all_slots_bytes,
                     has_tier=chosen_device.has_tier,
                     router_filter=router_filter,
+                    hi=hi_path,
                 )
             )
             self.note = settings.note
             self.lo_path = os.fspath(lo_path)
+            self.hi_path = None if hi_path is None else os.fspath(hi_path)
             plan.divide_by_precision(settings.lo_share, is_asked=plan.is_lo_alone or lo_share is not None)
             self.set_policy(settings.policy, skip_renorm=skip_renorm)
             self._holds_lo = holds_lo

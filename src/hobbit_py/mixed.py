@@ -135,6 +135,7 @@ def wants_lo_alone(
     *,
     policy: PrecisionPolicy | None,
     lo_share: float | None,
+    hi: str | os.PathLike[str] | None = None,
 ) -> bool:
     """Whether a GPU without room for every expert as in the model shall use their lo copies alone.
 
@@ -149,11 +150,12 @@ def wants_lo_alone(
         min_lo_bits: Bits a weight of the lo copy's coarsest matrix.
         policy: As the user gave it.
         lo_share: Likewise.
+        hi: Hi copies that the user gave: they are wanted then.
     """
     if policy is not None or lo_share is not None:
         return policy is None and lo_share == 1.0
-    tuning = load_tuning(model_paths, lo)
-    return min_lo_bits >= MIN_LO_BITS_ALONE if tuning is None else tuning.is_lo_alone
+    tuning = load_tuning(model_paths, lo, hi)
+    return hi is None and min_lo_bits >= MIN_LO_BITS_ALONE if tuning is None else tuning.is_lo_alone
 
 
 def lo_alone_settings(
@@ -162,11 +164,12 @@ def lo_alone_settings(
     *,
     is_held: bool,
     router_filter: RouterFilter | None = None,
+    hi: str | os.PathLike[str] | None = None,
 ) -> MixedSettings:
-    """Of a GPU that uses lo copies alone; `is_held`: all of them are there; `router_filter` as of `mixed_settings`."""
+    """Of a GPU that uses lo copies alone; `is_held`: all are there; the others are those of `mixed_settings`."""
     on_gpu = "and all on the GPU, " if is_held else ""
     what = f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}"
-    tuning = load_tuning(model_paths, lo)
+    tuning = load_tuning(model_paths, lo, hi)
     if tuning is None or not tuning.is_lo_alone:
         note = f"{what}; the loss of that is not known, 'hobbit perplexity --against exact' measures it."
     else:
@@ -174,9 +177,11 @@ def lo_alone_settings(
     return MixedSettings(policy=AlwaysLow(), lo_share=1.0, note=note)
 
 
-def tuned_filter(model_paths: Sequence[str], lo: str | os.PathLike[str]) -> RouterFilter | None:
-    """What `hobbit tune --reroute` chose for this model and lo copy; None: nothing."""
-    tuning = load_tuning(model_paths, lo)
+def tuned_filter(
+    model_paths: Sequence[str], lo: str | os.PathLike[str], hi: str | os.PathLike[str] | None = None
+) -> RouterFilter | None:
+    """What `hobbit tune --reroute` chose for this model and its copies; None: nothing."""
+    tuning = load_tuning(model_paths, lo, hi)
     return None if tuning is None else tuning.router_filter()
 
 
@@ -192,13 +197,16 @@ def mixed_settings(
     lo_ratio: float,
     has_tier: bool = False,
     router_filter: RouterFilter | None = None,
+    hi: str | os.PathLike[str] | None = None,
 ) -> MixedSettings:
     """Fills in what the user left open (None), from the tune file if it is about these very files.
 
-    `memory_share` and `lo_ratio` are those of `default_lo_share`; `has_tier`: a GPU with memory of its own computes;
+    `hi` are hi copies of their own, None: the experts of the model. `memory_share` and `lo_ratio` are those of `default_lo_share`; `has_tier`: a GPU with memory of its own computes;
     `router_filter`: that of the run, which the note takes into account.
     """
-    name = Path(lo).name
+    what = f"Mixed precision with lo copies from {Path(lo).name}"
+    if hi is not None:
+        what += f" and hi copies from {Path(hi).name}"
     default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
     if has_tier:
         own_policy = device_policy(n_expert_used, lo_ratio)
@@ -208,22 +216,22 @@ def mixed_settings(
         return MixedSettings(
             policy=policy or own_policy,
             lo_share=default_share if lo_share is None else lo_share,
-            note=f"Mixed precision with lo copies from {name}; the loss of these settings is not known, "
+            note=f"{what}; the loss of these settings is not known, "
             f"'hobbit perplexity --against exact' measures it.",
         )
-    tuning = load_tuning(model_paths, lo)
+    tuning = load_tuning(model_paths, lo, hi)
     if tuning is None:
         return MixedSettings(
             policy=own_policy,
             lo_share=default_share,
-            note=f"Mixed precision with lo copies from {name}; its loss was not measured yet, 'hobbit tune' does.",
+            note=f"{what}; its loss was not measured yet, 'hobbit tune' does.",
         )
     # It may have had less memory.
     full_share = 1.0 if tuning.is_lo_alone and memory_share < 1.0 else full_lo_share(memory_share, lo_ratio)
     return MixedSettings(
         policy=tuning.policy(n_layers),
         lo_share=min(tuning.lo_share, full_share),
-        note=_tuned_note(f"Mixed precision with lo copies from {name}", tuning, router_filter),
+        note=_tuned_note(what, tuning, router_filter),
     )
 
 

@@ -78,6 +78,23 @@ def test_stored_beside_the_model(pair: tuple[Path, Path]) -> None:
     assert sorted(p.name for p in model.parent.iterdir()) == ["model.gguf", "model.hobbit.json", "model.lo-Q2_K.gguf"]
 
 
+def test_is_about_the_hi_copies_too(pair: tuple[Path, Path]) -> None:
+    model, lo = pair
+    hi = model.with_name("model.lo-Q4_K.gguf")
+    hi.write_bytes(bytes(64))
+    tuning = replace(TUNING, reroute_margin=0.3)
+    save_tuning([model], lo, tuning, hi_path=hi)
+    assert load_tuning([model], lo) is None
+    assert load_tuning([model], lo, hi) == tuning
+    assert tuned_filter([str(model)], lo) is None
+    assert tuned_filter([str(model)], lo, hi) == Substitute(0.3, 1)
+    save_tuning([model], None, None)  # as after --eviction-only
+    assert load_tuning([model], lo, hi) == tuning
+    save_tuning([model], lo, tuning)
+    assert load_tuning([model], lo, hi) is None
+    assert load_tuning([model], lo) == tuning
+
+
 def test_a_failed_write_leaves_the_old_file(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, lo = pair
     path = save_tuning([model], lo, TUNING)

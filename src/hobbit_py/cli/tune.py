@@ -157,7 +157,11 @@ def command(
             evictions, model_paths = result.evictions, result.model_paths
     with _storing():
         path = save_tuning(
-            model_paths, result.lo_path if result else None, result.tuning if result else None, evictions
+            model_paths,
+            result.lo_path if result else None,
+            result.tuning if result else None,
+            evictions,
+            hi_path=result.hi_path if result else None,
         )
     if as_json:
         by_precision = {eviction.precision: dataclasses.asdict(eviction) for eviction in evictions}

@@ -70,7 +70,7 @@ class Recording:
             predicted_idxs=log.predicted_idxs().reshape(*shape, log.max_distance, -1),
             predicted_weights=log.predicted_weights().reshape(*shape, log.max_distance, -1),
             n_expert=np.array(engine.n_expert, np.int64),
-            hi_part_bytes=_padded(engine.part_bytes(_core.Precision.hi), len(engine.n_expert)),
+            hi_part_bytes=hi_part_bytes(engine),
             lo_part_bytes=lo_part_bytes(engine),
             **trained,
         )
@@ -88,6 +88,11 @@ def record_trace(llama: Llama, windows: Windows, *, progress: Callable[[float], 
                 if progress is not None:
                     progress(n_done / windows.n_tokens)
     return recording.trace(windows)
+
+
+def hi_part_bytes(engine: _core.Engine) -> npt.NDArray[np.int64]:
+    """Bytes of one expert's matrices in the hi copy, [n_layers, 3]."""
+    return _padded(engine.part_bytes(_core.Precision.hi), len(engine.n_expert))
 
 
 def lo_part_bytes(engine: _core.Engine) -> npt.NDArray[np.int64]:

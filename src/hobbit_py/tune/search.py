@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..evaluate import Evaluation, Reference, Windows, evaluate
 from ..policies import AlwaysHigh
-from ..simulate.record import Recording, lo_part_bytes, record_trace
+from ..simulate.record import Recording, hi_part_bytes, lo_part_bytes, record_trace
 from .candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, lo_alone, rerouting
 from .eviction import search_eviction
 from .frontier import find_frontier
@@ -43,6 +43,8 @@ class TuneResult:
     evictions: tuple[EvictionTuning, EvictionTuning]
     """Of exact and of mixed mode."""
     lo_path: str
+    hi_path: str | None
+    """Hi copies of their own; None: the experts of the model."""
     model_paths: tuple[str, ...]
 
 
@@ -132,7 +134,7 @@ def tune(
     reroute: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> TuneResult:
-    """Finds the thresholds of one model with one lo copy.
+    """Finds the thresholds of one model with one lo copy, and hi copies of their own if it is loaded with such.
 
     Args:
         open_llama: Loads the model with further keywords of hobbit_py.Llama; its memory must be too small for all
@@ -143,7 +145,8 @@ def tune(
         progress: Called with the fraction of all runs done.
 
     Raises:
-        UsageError: There is no lo copy, or every expert fits in the memory.
+        UsageError: There is no lo copy, every expert fits in the memory, or with hi copies of their own no setting
+            stays within `max_loss`.
         HobbitError: `reroute` with a model whose router cannot be filtered.
     """
     n_done = 0
@@ -171,8 +174,9 @@ def tune(
         if not weights.size:
             raise UsageError("This model has no router whose weights hobbit knows: it always runs in exact mode.")
         mix, lo_path, model_paths = mix_thresholds(weights), llama.lo_path, llama.model_paths
+        hi_path = llama.hi_path
         assert llama._engine is not None
-        lo_sizes = lo_part_bytes(llama._engine)
+        sizes = {"hi_part_bytes": hi_part_bytes(llama._engine), "lo_part_bytes": lo_part_bytes(llama._engine)}
         n_layers = len(llama._engine.n_expert)
         n_scored, n_vocab = windows.n_scored, llama.n_vocab()
         assert lo_path is not None
@@ -184,7 +188,8 @@ def tune(
         try:
             with Recording(llama) as recording:
                 exact = run(llama, windows, record=reference)
-            trace = replace(recording.trace(windows), lo_part_bytes=lo_sizes)
+            exact_trace = recording.trace(windows)
+            trace = replace(exact_trace, **sizes)
             expert_memory_bytes = llama.stats().expert_memory_bytes
             assert llama._engine is not None
             drive_bytes_s = llama._engine.drive_bytes_s()
@@ -228,6 +233,11 @@ def tune(
             REROUTE_MARGINS if reroute else (),
         )
 
+    if chosen is None and hi_path is not None:
+        raise UsageError(
+            f"No setting with the hi copies {hi_path!r} stays within {100 * max_loss:g}%; leave --hi out, or allow more "
+            f"with --max-loss."
+        )
     if chosen is None:  # exact mode: hi for everything, all memory for hi
         chosen = Measured(Candidate(0.0, 0.0, 0.0), loss=0.0, loss_se=0.0, kl_mean=0.0, bytes_ratio=1.0, time_ratio=1.0)
     tuning = Tuning(
@@ -251,8 +261,8 @@ def tune(
         precision=chosen.candidate.policy(n_layers),
         lo_share=tuning.lo_share,
     )
-    evictions = (search_eviction(trace, expert_memory_bytes), of_mixed)
-    return TuneResult(tuning, mix, tuple(measured), evictions, lo_path, model_paths)
+    evictions = (search_eviction(exact_trace, expert_memory_bytes), of_mixed)
+    return TuneResult(tuning, mix, tuple(measured), evictions, lo_path, hi_path, model_paths)
 
 
 def tune_eviction(

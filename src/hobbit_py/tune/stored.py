@@ -1,6 +1,6 @@
 """The file beside a model that keeps what `hobbit tune` chose for it.
 
-It names the model's files and the lo copy with their sizes: thresholds found for one pair say nothing about another.
+It names the model's files and those of its copies with their sizes: thresholds found for some say nothing about others.
 """
 
 from __future__ import annotations
@@ -92,8 +92,12 @@ def save_tuning(
     lo_path: str | os.PathLike[str] | None,
     tuning: Tuning | None,
     evictions: Sequence[EvictionTuning] = (),
+    *,
+    hi_path: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Writes the file, whole or not at all; raises OSError.
+
+    `hi_path` are the hi copies that `tuning` is about, None: the experts of the model.
 
     What was stored for this model before and is not given now stays: thresholds, and the eviction policy of the other
     precision.
@@ -102,9 +106,9 @@ def save_tuning(
     before = _load(model_paths)
     stored: dict[str, Any] = {"schema": SCHEMA, "model": [_identity(p) for p in model_paths]}
     if lo_path is not None and tuning is not None:
-        stored |= {"lo": _identity(lo_path)} | dataclasses.asdict(tuning)
-    elif (lo := _lo_of(before)) is not None and (earlier := _tuning_of(before)) is not None:
-        stored |= {"lo": lo} | dataclasses.asdict(earlier)
+        stored |= {"lo": _identity(lo_path), "hi": _identity_or_none(hi_path)} | dataclasses.asdict(tuning)
+    elif (lo := _copies_of(before, "lo")) is not None and (earlier := _tuning_of(before)) is not None:
+        stored |= {"lo": lo, "hi": _copies_of(before, "hi")} | dataclasses.asdict(earlier)
     kept = (_eviction_of(before, precision) for precision in ("exact", "mixed"))
     by_precision = {e.precision: dataclasses.asdict(e) for e in (*kept, *evictions) if e is not None}
     stored["eviction"] = by_precision
@@ -113,18 +117,22 @@ def save_tuning(
     return path
 
 
-def load_tuning(model_paths: Sequence[str | os.PathLike[str]], lo_path: str | os.PathLike[str]) -> Tuning | None:
-    """What was stored for this model and lo copy; None if nothing was, or something that cannot be used.
+def load_tuning(
+    model_paths: Sequence[str | os.PathLike[str]],
+    lo_path: str | os.PathLike[str],
+    hi_path: str | os.PathLike[str] | None = None,
+) -> Tuning | None:
+    """What was stored for this model and its copies; None if nothing was, or something that cannot be used.
 
-    A file that is damaged, newer or about another pair counts as absent: it is made anew by `hobbit tune`, and a model
+    A file that is damaged, newer or about other files counts as absent: it is made anew by `hobbit tune`, and a model
     must not fail to load for it.
     """
     stored = _load(model_paths)
     try:
-        lo = _identity(lo_path)
+        lo, hi = _identity(lo_path), _identity_or_none(hi_path)
     except OSError:
         return None
-    return _tuning_of(stored) if stored.get("lo") == lo else None
+    return _tuning_of(stored) if stored.get("lo") == lo and stored.get("hi") == hi else None
 
 
 def load_eviction(
@@ -183,13 +191,17 @@ def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
     return tuning if in_range else None
 
 
-def _lo_of(stored: dict[str, Any]) -> dict[str, Any] | None:
-    lo = stored.get("lo")
-    if not isinstance(lo, dict) or set(lo) != {"name", "bytes"}:
+def _copies_of(stored: dict[str, Any], precision: Literal["hi", "lo"]) -> dict[str, Any] | None:
+    copies = stored.get(precision)
+    if not isinstance(copies, dict) or set(copies) != {"name", "bytes"}:
         return None
-    return lo if isinstance(lo["name"], str) and is_number(lo["bytes"]) else None
+    return copies if isinstance(copies["name"], str) and is_number(copies["bytes"]) else None
 
 
 def _identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     return {"name": path.name, "bytes": path.stat().st_size}
+
+
+def _identity_or_none(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    return None if path is None else _identity(path)
