@@ -261,9 +261,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._n_output_rows(),
             partial(_free_bytes, chosen_device.name),
             lo_alone=lo_path is not None
-            and wants_lo_alone(
-                engine.paths, lo_path, engine.min_lo_bits, policy=policy, lo_share=lo_share, hi=hi_path
-            ),
+            and wants_lo_alone(engine.paths, lo_path, engine.min_lo_bits, policy=policy, lo_share=lo_share, hi=hi_path),
         )
         promise = plan.promise(in_use, self._n_output_rows())
         if plan.missing_vram_bytes > 0:

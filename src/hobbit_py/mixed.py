@@ -201,8 +201,9 @@ def mixed_settings(
 ) -> MixedSettings:
     """Fills in what the user left open (None), from the tune file if it is about these very files.
 
-    `hi` are hi copies of their own, None: the experts of the model. `memory_share` and `lo_ratio` are those of `default_lo_share`; `has_tier`: a GPU with memory of its own computes;
-    `router_filter`: that of the run, which the note takes into account.
+    `hi` are hi copies of their own, None: the experts of the model. `memory_share` and `lo_ratio` are those of
+    `default_lo_share`; `has_tier`: a GPU with memory of its own computes; `router_filter`: that of the run, which the
+    note takes into account.
     """
     what = f"Mixed precision with lo copies from {Path(lo).name}"
     if hi is not None:
@@ -216,8 +217,7 @@ def mixed_settings(
         return MixedSettings(
             policy=policy or own_policy,
             lo_share=default_share if lo_share is None else lo_share,
-            note=f"{what}; the loss of these settings is not known, "
-            f"'hobbit perplexity --against exact' measures it.",
+            note=f"{what}; the loss of these settings is not known, 'hobbit perplexity --against exact' measures it.",
         )
     tuning = load_tuning(model_paths, lo, hi)
     if tuning is None:

@@ -176,7 +176,7 @@ def tune(
         mix, lo_path, model_paths = mix_thresholds(weights), llama.lo_path, llama.model_paths
         hi_path = llama.hi_path
         assert llama._engine is not None
-        sizes = {"hi_part_bytes": hi_part_bytes(llama._engine), "lo_part_bytes": lo_part_bytes(llama._engine)}
+        hi_sizes, lo_sizes = hi_part_bytes(llama._engine), lo_part_bytes(llama._engine)
         n_layers = len(llama._engine.n_expert)
         n_scored, n_vocab = windows.n_scored, llama.n_vocab()
         assert lo_path is not None
@@ -189,7 +189,7 @@ def tune(
             with Recording(llama) as recording:
                 exact = run(llama, windows, record=reference)
             exact_trace = recording.trace(windows)
-            trace = replace(exact_trace, **sizes)
+            trace = replace(exact_trace, hi_part_bytes=hi_sizes, lo_part_bytes=lo_sizes)
             expert_memory_bytes = llama.stats().expert_memory_bytes
             assert llama._engine is not None
             drive_bytes_s = llama._engine.drive_bytes_s()
@@ -235,8 +235,8 @@ def tune(
 
     if chosen is None and hi_path is not None:
         raise UsageError(
-            f"No setting with the hi copies {hi_path!r} stays within {100 * max_loss:g}%; leave --hi out, or allow more "
-            f"with --max-loss."
+            f"No setting with the hi copies {hi_path!r} stays within {100 * max_loss:g}%; leave --hi out, or allow "
+            f"more with --max-loss."
         )
     if chosen is None:  # exact mode: hi for everything, all memory for hi
         chosen = Measured(Candidate(0.0, 0.0, 0.0), loss=0.0, loss_se=0.0, kl_mean=0.0, bytes_ratio=1.0, time_ratio=1.0)
