@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hobbit_py.bundled import bundled_model, sample_text
+from hobbit_py.mixed import format_loss
 from hobbit_py.simulate import load_trace
 
 QUARTER = "7MiB"  # of the bundled model's experts
@@ -106,6 +107,23 @@ def test_tune_stores_what_the_next_run_uses(model: Path, options: tuple[str, ...
         result = hobbit("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
         assert "measured by hobbit tune" in result.stderr
         assert ("rerouted" in result.stderr) == (tuned["reroute_margin"] > 0)
+    finally:
+        stored.unlink()
+
+
+def test_tune_is_about_the_hi_copies_given(model: Path, tmp_path: Path) -> None:
+    hi = tmp_path / "model.lo-Q5_K.gguf"
+    packed = hobbit("pack", model, "--lo", "Q5_K", "--out", hi)
+    assert packed.returncode == 0, packed.stderr
+    size = ("--expert-memory", QUARTER, "--hi", hi)
+    tuned = report("tune", model, *size, "--tokens", "128", "--ctx", "128", "--max-loss", "5%")
+    stored = Path(tuned["stored"])
+    try:
+        assert json.loads(stored.read_text())["hi"]["name"] == hi.name
+        generate = ("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
+        with_hi, without = hobbit(*generate, "--hi", hi).stderr, hobbit(*generate).stderr
+        assert f"and hi copies from {hi.name}; loss {format_loss(tuned['loss'])} perplexity" in with_hi
+        assert "its loss was not measured yet" in without
     finally:
         stored.unlink()
 
