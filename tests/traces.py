@@ -4,8 +4,12 @@ import numpy as np
 
 import hobbit_py
 from hobbit_py._host import _core
+from hobbit_py.policies import PRESETS
 from hobbit_py.simulate import Trace
 from hobbit_py.simulate.replay import Replayed
+
+# With a router filter eviction policies are told what the router chose, and a trace holds what became of that.
+REPLAYED_PRESETS = [name for name, preset in PRESETS.items() if preset.router_filter == "none"]
 
 
 def random_trace(

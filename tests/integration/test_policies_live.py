@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import ModelFactory, eval_logits, make_prompt
-from traces import assert_agrees
+from traces import REPLAYED_PRESETS, assert_agrees
 
 import hobbit_py
 from hobbit_py._host import _core
@@ -92,12 +92,9 @@ def pair(tiny_model: ModelFactory, tmp_path: Path) -> tuple[Path, int]:
     return model, memory_bytes
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.router_filter == "none"])
+@pytest.mark.parametrize("name", REPLAYED_PRESETS)
 def test_every_preset_replays_as_it_ran(pair: tuple[Path, int], name: str) -> None:
-    """All of a preset but what `Judged.not_simulated` names: reads ahead are off.
-
-    With a router filter eviction policies are told what the router chose, and a trace holds what became of that.
-    """
+    """All of a preset but what `Judged.not_simulated` names: reads ahead are off."""
     path, memory_bytes = pair
     llama = hobbit_py.Llama(path, preset=name, expert_memory=memory_bytes, n_threads=1, prefetch=False)
     trace = record_trace(llama, WINDOWS)

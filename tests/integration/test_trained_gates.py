@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import N_CTX, ModelFactory, StockReference, eval_logits, make_prompt
-from traces import assert_agrees
+from traces import REPLAYED_PRESETS, assert_agrees
 
 import hobbit_py
 from hobbit_py.bundled import bundled_model, sample_text
@@ -107,7 +107,7 @@ def test_a_device_tier_has_them_too(tiny_model: ModelFactory, stock_reference: S
     assert recall[0] > 0
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", REPLAYED_PRESETS)
 def test_every_preset_replays_as_it_ran(tiny_model: ModelFactory, tmp_path: Path, name: str) -> None:
     """Nothing is read ahead, which depends on time: the eviction policy is told of the next token all the same."""
     path = copy_with_gates(tiny_model("qwen3moe"), tmp_path)
