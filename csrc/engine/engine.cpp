@@ -87,7 +87,6 @@ void Engine::describe_layers() {
     std::vector<CopySpec>      specs;
     uint64_t                   buffer_multiple = device_alignment;
     ggml_backend_buffer_type_t device_type     = ggml_backend_dev_buffer_type(inner_device_);
-    const bool                 is_gpu          = ggml_backend_dev_type(inner_device_) != GGML_BACKEND_DEVICE_TYPE_CPU;
     const auto                 describe        = [&](const ExpertStore & store, Precision precision) {
         for (const ExpertLayer & layer : store.layers()) {
             if (store_.find_layer(layer.layer_idx) == nullptr) {
@@ -106,7 +105,7 @@ void Engine::describe_layers() {
             for (const ExpertMatrix & m : layer.matrices) {
                 ggml_tensor matrix{};
                 // A CPU multiplies by slots wherever they are.
-                spec.slot_multiple = is_gpu ? std::lcm(spec.slot_multiple, ggml_type_size(m.type)) : 1;
+                spec.slot_multiple = is_other_device_ ? std::lcm(spec.slot_multiple, ggml_type_size(m.type)) : 1;
                 matrix.type        = m.type;
                 matrix.ne[0]       = m.n_in;
                 matrix.ne[1]       = m.n_out;
