@@ -3,6 +3,8 @@
 
 #include "kernels/mmvq.h"
 
+#include <cstring>
+
 namespace hobbit::kernels {
 
 constexpr int64_t q8_0_weights = 32;
@@ -32,6 +34,20 @@ struct Q5KBlock {
     uint8_t  quants[128];
 };
 static_assert(sizeof(Q5KBlock) == 176);
+
+// Of eight groups of Q4_K or Q5_K, four to a word, the first in the lowest byte.
+struct ScalesAndMins {
+    uint32_t scales[2];
+    uint32_t mins[2];
+};
+
+// As ggml packs them: the upper two bits of the last four lie above those of the first four.
+inline ScalesAndMins unpack_scales_and_mins(const uint8_t (&group_scales)[12]) {
+    uint32_t packed[3];
+    std::memcpy(packed, group_scales, sizeof(packed));
+    return {{packed[0] & 0x3f3f3f3f, (packed[2] & 0x0f0f0f0f) | ((packed[0] >> 6 & 0x03030303) << 4)},
+            {packed[1] & 0x3f3f3f3f, (packed[2] >> 4 & 0x0f0f0f0f) | ((packed[1] >> 6 & 0x03030303) << 4)}};
+}
 
 // weight = scale * group scale * (quant - 32), groups of 16.
 struct Q6KBlock {

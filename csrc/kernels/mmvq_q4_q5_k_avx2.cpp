@@ -1,13 +1,15 @@
 // A block is sixteen threads, two vectors of two pairs of groups each.
 #include "kernels/mmvq_avx2.h"
 
-#include <cstring>
-
 namespace hobbit::kernels {
 
 #if defined(__x86_64__)
 
 namespace {
+
+HOBBIT_AVX2 inline __m256i eight_of(const uint32_t (&words)[2]) {
+    return _mm256_cvtepu8_epi32(_mm_set_epi32(0, 0, static_cast<int>(words[1]), static_cast<int>(words[0])));
+}
 
 HOBBIT_AVX2 inline __m256i upper_bits_of(const Q4KBlock *, int, int, int) { return _mm256_setzero_si256(); }
 
@@ -28,18 +30,11 @@ template <typename WeightBlock> struct Rows {
 
     HOBBIT_AVX2 static inline void add_blocks(__m256 * sums, const Block * block, const Inputs & input) {
         ask_for(block);
-        // Eight scales and eight mins, as ggml unpacks them.
-        uint32_t packed[3];
-        std::memcpy(packed, block->group_scales, sizeof(packed));
-        const uint32_t scales_0 = packed[0] & 0x3f3f3f3f, mins_0 = packed[1] & 0x3f3f3f3f;
-        const uint32_t scales_4 = (packed[2] & 0x0f0f0f0f) | ((packed[0] >> 6 & 0x03030303) << 4);
-        const uint32_t mins_4   = (packed[2] >> 4 & 0x0f0f0f0f) | ((packed[1] >> 6 & 0x03030303) << 4);
-        const __m256i  scales =
-            _mm256_cvtepu8_epi32(_mm_set_epi32(0, 0, static_cast<int>(scales_4), static_cast<int>(scales_0)));
-        const __m256i mins =
-            _mm256_cvtepu8_epi32(_mm_set_epi32(0, 0, static_cast<int>(mins_4), static_cast<int>(mins_0)));
-        const __m256 scale     = _mm256_set1_ps(_cvtsh_ss(block->scale));
-        const __m256 min_scale = _mm256_set1_ps(_cvtsh_ss(block->min_scale));
+        const ScalesAndMins of_group  = unpack_scales_and_mins(block->group_scales);
+        const __m256i       scales    = eight_of(of_group.scales);
+        const __m256i       mins      = eight_of(of_group.mins);
+        const __m256        scale     = _mm256_set1_ps(_cvtsh_ss(block->scale));
+        const __m256        min_scale = _mm256_set1_ps(_cvtsh_ss(block->min_scale));
 
         for (int pair = 0; pair < 4; pair += 2) {
             const __m256i first     = load_256(block->quants + 32 * pair);

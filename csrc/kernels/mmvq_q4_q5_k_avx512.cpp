@@ -1,8 +1,6 @@
 // A block is sixteen threads, a vector.
 #include "kernels/mmvq_avx512.h"
 
-#include <cstring>
-
 namespace hobbit::kernels {
 
 #if defined(__x86_64__)
@@ -36,16 +34,11 @@ template <typename WeightBlock> struct Rows {
         const __m512i halves[2]  = {_mm512_shuffle_i32x4(first, second, 0x88), // of 32 bytes each
                                     _mm512_shuffle_i32x4(first, second, 0xdd)};
 
-        // Eight scales and eight mins, as ggml unpacks them.
-        uint32_t packed[3];
-        std::memcpy(packed, block->group_scales, sizeof(packed));
-        const uint32_t scales_0 = packed[0] & 0x3f3f3f3f, mins_0 = packed[1] & 0x3f3f3f3f;
-        const uint32_t scales_4 = (packed[2] & 0x0f0f0f0f) | ((packed[0] >> 6 & 0x03030303) << 4);
-        const uint32_t mins_4   = (packed[2] >> 4 & 0x0f0f0f0f) | ((packed[1] >> 6 & 0x03030303) << 4);
-        const __m128i  all      = _mm_set_epi32(static_cast<int>(mins_4), static_cast<int>(mins_0),
-                                                static_cast<int>(scales_4), static_cast<int>(scales_0));
-        const __m512i  wide     = _mm512_cvtepu8_epi32(all); // scales 0..7, mins 8..15
-        const __m512i  of_pair  = _mm512_set_epi32(6, 6, 6, 6, 4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0);
+        const auto    of_group = unpack_scales_and_mins(block->group_scales);
+        const __m128i all  = _mm_set_epi32(static_cast<int>(of_group.mins[1]), static_cast<int>(of_group.mins[0]),
+                                           static_cast<int>(of_group.scales[1]), static_cast<int>(of_group.scales[0]));
+        const __m512i wide = _mm512_cvtepu8_epi32(all); // scales 0..7, mins 8..15
+        const __m512i of_pair = _mm512_set_epi32(6, 6, 6, 6, 4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0);
 
         __m512 of_scales = _mm512_setzero_ps(), of_mins = _mm512_setzero_ps();
 #    pragma GCC unroll 2
