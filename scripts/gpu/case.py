@@ -79,7 +79,7 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         options.model,
         precision=options.precision,
         unified=options.unified or None,
-        host_compute=False if options.no_host_compute else options.host_compute or None,
+        host_compute={"auto": None, "on": True, "off": False}[options.host_compute],
         n_ctx=n_ctx,
         n_batch=512,
         n_threads=options.threads,
@@ -188,8 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--expert-memory", help="hobbit: budget of the experts in main memory alone")
     parser.add_argument("--device", help="hobbit: ggml's name of the device")
     parser.add_argument("--unified", action="store_true", help="hobbit: one tier in main memory")
-    parser.add_argument("--no-host-compute", action="store_true", help="hobbit: copy every miss")
-    parser.add_argument("--host-compute", action="store_true", help="hobbit: on the CPU also with other bits")
+    parser.add_argument(
+        "--host-compute", choices=["auto", "on", "off"], default="auto", help="hobbit: as of 'hobbit chat'"
+    )
     parser.add_argument("--precision", default="exact", choices=["exact", "mixed", "auto"])
     parser.add_argument("--lo", help="hobbit: the low-precision copy")
     parser.add_argument("--lo-share", type=float)

@@ -175,13 +175,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vram = str(int(n_bytes * shares[0]))
         half = str(int(n_bytes * 0.5))
         # A little more than a layer's experts, since slots are padded.
-        layer = ["hobbit", "--expert-vram", str(int(1.01 * n_bytes / n_layers)), "--no-host-compute"]
+        layer = ["hobbit", "--expert-vram", str(int(1.01 * n_bytes / n_layers)), "--host-compute", "off"]
         unified = {
-            "hobbit, unified": ["hobbit", "--unified", "--no-host-compute"],
-            "hobbit, unified, half in memory": ["hobbit", "--unified", "--expert-memory", half, "--no-host-compute"],
+            "hobbit, unified": ["hobbit", "--unified", "--host-compute", "off"],
+            "hobbit, unified, half in memory": [
+                "hobbit",
+                "--unified",
+                "--expert-memory",
+                half,
+                "--host-compute",
+                "off",
+            ],
         }
         stock = {"stock, all on the GPU": ["stock"]}
-        copied = {"hobbit, a share, all copied": ["hobbit", "--expert-vram", vram, "--no-host-compute"]}
+        copied = {"hobbit, a share, all copied": ["hobbit", "--expert-vram", vram, "--host-compute", "off"]}
         cases = {
             **stock,
             "stock, experts on the CPU": ["stock", "--cpu-moe", str(n_layers)],
@@ -190,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **copied,
             "hobbit, one layer, all copied": layer,
             "hobbit, a share": ["hobbit", "--expert-vram", vram],
-            "hobbit, no slots": ["hobbit", "--expert-vram", "0"],
+            "hobbit, no slots, CPU on": ["hobbit", "--expert-vram", "0", "--host-compute", "on"],
         }
         correctness(options, chosen(cases), model, together=1)
         cases = {**stock, "hobbit, all on the GPU": ["hobbit", "--vram", "auto"], **unified, **copied}
@@ -202,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 cases = {
                     **stock,
                     "hobbit, all lo copies": [*alone, str(int(n_bytes * 0.9))],
-                    "hobbit, half of them, all copied": [*alone, some, "--no-host-compute"],
+                    "hobbit, half of them, all copied": [*alone, some, "--host-compute", "off"],
                     "hobbit, half of them": [*alone, some],
                 }
                 correctness(options, chosen(cases), model, together, options.whole_lo)
@@ -220,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         n_cpu = n_layers - int(n_layers * share)
         cases[f"stock, {percent} of the experts"] = ["stock", "--cpu-moe", str(n_cpu), *threads]
         cases[f"hobbit exact, {percent}"] = ["hobbit", *vram, *threads]
-        cases[f"hobbit exact, {percent}, all copied"] = ["hobbit", *vram, "--no-host-compute", *threads]
+        cases[f"hobbit exact, {percent}, all copied"] = ["hobbit", *vram, "--host-compute", "off", *threads]
         for lo in options.lo:
             name = f"hobbit mixed {Path(lo).stem.partition('.lo-')[2] or Path(lo).stem}, {percent}"
             cases[name] = ["hobbit", *vram, "--precision", "mixed", "--lo", lo, *threads]

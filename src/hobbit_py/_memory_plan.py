@@ -28,8 +28,12 @@ class Granted:
 class MemoryPlan:
     """First `check`, before a weight is read, then `grant`, once the rest of the model is in memory."""
 
-    def __init__(self, engine: _core.Engine, device: DeviceChoice, granted: Granted) -> None:
+    def __init__(
+        self, engine: _core.Engine, device: DeviceChoice, granted: Granted, *, may_round_otherwise: bool = False
+    ) -> None:
         self._engine = engine
+        # Of one layer's experts, which exact mode brings together on a GPU to have llama.cpp's bits in batches.
+        self._layer_bytes = 0 if may_round_otherwise else engine.least_device_bytes
         self._device = device
         self._granted = granted
         self._is_auto = granted.memory_bytes is None
@@ -59,7 +63,7 @@ class MemoryPlan:
             return
         context = measure()
         if vram_bytes is not None:
-            check_vram(vram_bytes, context.device_bytes + self._ring_bytes)
+            self._check_vram(vram_bytes, context)
         if self._whole_process:
             needs = self._needs(self._of_host(context), n_output_rows)
             engine = self._engine
@@ -72,6 +76,8 @@ class MemoryPlan:
         """Fills in the options' sizes, by what the model and its context hold now.
 
         With `lo_alone` a GPU that has no room for every expert in hi gets no hi copy at all.
+
+        Raises MemoryBudgetError if what is free of the GPU's memory is too little.
         """
         engine = self._engine
         if self._device.has_tier:
@@ -136,8 +142,16 @@ class MemoryPlan:
         vram_bytes = self._granted.vram_bytes
         if vram_bytes is None:
             vram_bytes = auto_vram(free_vram_bytes(), in_use.device_bytes)
+            if self._layer_bytes > 0:
+                self._check_vram(vram_bytes, in_use, is_auto=True)
         left_bytes = slot_bytes(vram_bytes, in_use.device_bytes)
         return max(0, left_bytes - self._fit_ring(left_bytes))
+
+    def _check_vram(self, vram_bytes: int, context: ContextNeeds, *, is_auto: bool = False) -> None:
+        least = _core.TierOptions()
+        least.ring_bytes = 0 if self._layer_bytes > 0 else least.ring_bytes  # it gives way, see _fit_ring
+        needed_bytes = context.device_bytes + self._engine.device_bytes(least)
+        check_vram(vram_bytes, needed_bytes, self._layer_bytes, is_auto=is_auto)
 
     def _fit_ring(self, left_bytes: int) -> int:
         """Bytes for copies of one use: as many as the options say, or fewer if a layer has no room besides."""

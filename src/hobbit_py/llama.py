@@ -243,7 +243,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         check_copies(engine.paths, lo_path, hi_path)
         if hi_path is not None and lo_path is not None:
             check_finer(hi_path, engine.hi_expert_bytes, lo_path, engine.lo_expert_bytes)
-        plan = MemoryPlan(engine, chosen_device, granted)
+        plan = MemoryPlan(engine, chosen_device, granted, may_round_otherwise=host_compute is True)
 
         def before_load(model_params: Any) -> None:  # noqa: ANN401
             measure = partial(_host.measure, engine, model_params, self.context_params, verbose=verbose)

@@ -106,16 +106,30 @@ def auto_vram(free_bytes: int, own_bytes: int) -> int:
     return max(0, free_bytes + own_bytes - headroom_bytes)
 
 
-def check_vram(budget_bytes: int, needed_bytes: int) -> None:
-    """Raises MemoryBudgetError if what the device must hold besides slots is more than the budget."""
-    floor_bytes = needed_bytes + _MARGIN_BYTES
-    if budget_bytes < floor_bytes:
-        named_mib = -(-floor_bytes // _MIB)
-        raise MemoryBudgetError(
-            f"a VRAM budget of {format_bytes(budget_bytes)} is too small for this model, whose dense weights, context "
-            f"and buffers need more: the smallest that works is {named_mib}MiB; a shorter context needs less.",
-            named_mib * _MIB,
-        )
+def check_vram(budget_bytes: int, needed_bytes: int, exact_bytes: int = 0, *, is_auto: bool = False) -> None:
+    """Raises MemoryBudgetError if what the device must hold besides slots is more than the budget.
+
+    Args:
+        budget_bytes: The budget.
+        needed_bytes: What no model runs without: dense weights, context, buffers.
+        exact_bytes: What exact mode needs besides to compute prompts as llama.cpp does, 0: it may round otherwise.
+        is_auto: Whether the budget is what is free.
+    """
+    floor_bytes = needed_bytes + exact_bytes + _MARGIN_BYTES
+    if budget_bytes >= floor_bytes:
+        return
+    named_mib = -(-floor_bytes // _MIB)
+    found = "the GPU's free memory, which allows a budget of" if is_auto else "a VRAM budget of"
+    needs = "dense weights, context and buffers"
+    remedy = "a shorter context needs less"
+    if exact_bytes > 0:
+        needs = "dense weights, context, buffers and one layer's experts (for llama.cpp's bits in prompts)"
+        remedy += ", and so do prompts that may round otherwise (--host-compute on)"
+    raise MemoryBudgetError(
+        f"{found} {format_bytes(budget_bytes)}{',' if is_auto else ''} is too small for this model, whose {needs} need "
+        f"more: the smallest that works is {named_mib}MiB; {remedy}.",
+        named_mib * _MIB,
+    )
 
 
 def slot_bytes(budget_bytes: int, needed_bytes: int) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from hobbit_py._host import ContextNeeds, _core
 from hobbit_py._memory_plan import Granted, MemoryPlan
+from hobbit_py.errors import MemoryBudgetError
 from hobbit_py.vram import DeviceChoice, slot_bytes
 
 MIB = 1 << 20
@@ -17,7 +18,9 @@ DEFAULT_RING = _core.TierOptions().ring_bytes
 IN_USE = ContextNeeds(dense_bytes=0, context_bytes=0, compute_bytes=0, device_bytes=0, n_vocab=1000)
 
 
-def plan_for(vram_bytes: int, *, layer_bytes: int = LAYER) -> MemoryPlan:
+def plan_for(
+    vram_bytes: int | None, *, layer_bytes: int = LAYER, may_round_otherwise: bool = False, free_bytes: int = 0
+) -> MemoryPlan:
     engine: Any = SimpleNamespace(
         all_device_bytes=ALL,
         all_slots_bytes=ALL,
@@ -29,8 +32,9 @@ def plan_for(vram_bytes: int, *, layer_bytes: int = LAYER) -> MemoryPlan:
         io_bytes=lambda options: options.stream_bytes,
     )
     granted = Granted(memory_bytes=None, expert_memory_bytes=ALL, vram_bytes=vram_bytes, expert_vram_bytes=None)
-    plan = MemoryPlan(engine, DeviceChoice("CUDA0", has_tier=True), granted)
-    plan.grant(IN_USE, 1, lambda: 0)
+    plan = MemoryPlan(engine, DeviceChoice("CUDA0", has_tier=True), granted, may_round_otherwise=may_round_otherwise)
+    plan.check(lambda: IN_USE, 1)
+    plan.grant(IN_USE, 1, lambda: free_bytes)
     return plan
 
 
@@ -54,8 +58,21 @@ def test_copies_of_one_use_give_way(n_missing: int) -> None:
     assert plan.missing_vram_bytes == 0
 
 
-def test_a_gpu_without_room_for_a_layer_keeps_them() -> None:
-    plan = plan_for(budget_that_leaves(LAYER))
+def test_exact_mode_needs_room_for_a_layer() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"one layer's experts.*--host-compute on") as raised:
+        plan_for(budget_that_leaves(LAYER + LEAST_RING - 1))
+    plan = plan_for(raised.value.floor_bytes)
+    assert plan.missing_vram_bytes == 0
+
+
+def test_so_it_does_of_what_is_free() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"free memory.*--host-compute on"):
+        plan_for(None, free_bytes=LAYER)
+    assert plan_for(None, free_bytes=4 * LAYER).missing_vram_bytes == 0
+
+
+def test_where_it_may_round_otherwise_copies_of_one_use_stay() -> None:
+    plan = plan_for(budget_that_leaves(LAYER), may_round_otherwise=True)
     assert plan.tier_options.ring_bytes == DEFAULT_RING
     assert plan.tier_options.expert_bytes == LAYER - DEFAULT_RING
     assert plan.missing_vram_bytes == DEFAULT_RING
