@@ -99,7 +99,8 @@ Status GraphRunner::compute_to_router() {
 }
 
 Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
-    const int n_nodes = ggml_graph_n_nodes(graph);
+    const int n_nodes  = ggml_graph_n_nodes(graph);
+    bool      is_whole = true; // no experts were asked for on the way
     inner_.reserve_nodes(n_nodes);
     inner_.set_parent(is_gpu_ ? graph : nullptr);
     begin_pass(graph);
@@ -134,13 +135,15 @@ Status GraphRunner::run(ggml_cgraph * graph, ModelExperts *& model) {
                 return status;
             }
             end_layer();
+            is_whole = false;
             if (Status status = compute_layer(graph); !status.ok()) {
                 return status;
             }
         }
         i = view_.end_idx;
     }
-    return compute_run();
+    // As llama.cpp has it of a GPU: it goes on meanwhile, and waits when it wants the results.
+    return is_gpu_ && is_whole ? inner_.submit() : compute_run();
 }
 
 // What predicts, how far ahead, and what filters the routers, is the model's to say.
