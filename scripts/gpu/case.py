@@ -55,8 +55,8 @@ def load_stock(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         n_ctx=n_ctx,
         n_batch=512,
         n_gpu_layers=-1,
-        n_threads=options.threads,
-        n_threads_batch=options.threads,
+        n_threads=options.threads or len(os.sched_getaffinity(0)),
+        n_threads_batch=options.threads or len(os.sched_getaffinity(0)),
         use_mmap=False,
         logits_all=options.logits is not None,
         verbose=options.verbose,
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decode", type=int, default=160)
     parser.add_argument("--together", type=int, default=1, help="with --logits: tokens decoded in a batch (1)")
     parser.add_argument("--warm", type=int, default=32, help="of these, decoded before measuring (32)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, help="(stock: all cores; hobbit: its own default)")
     parser.add_argument("--cpu-moe", type=int, default=0, help="stock: layers whose experts stay on the CPU")
     parser.add_argument("--vram", help="hobbit: budget of the GPU's memory")
     parser.add_argument("--expert-vram", help="hobbit: budget of the experts in the GPU's memory alone")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -155,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", help="model for the comparison of logits (default: the same)")
     parser.add_argument("--shares", default="50,25", help="percent of the experts on the GPU (50,25)")
     parser.add_argument("--decode", type=int, default=160)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, help="(stock: all cores; hobbit: its own default)")
     parser.add_argument("--link-gb-s", type=float, default=0.0, help="measured host-to-device rate of pinned memory")
     parser.add_argument("--timeout-s", type=float, default=120)
     parser.add_argument("--only", default="", help="run cases whose name has this pattern")
@@ -164,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="append each speed case's full result to this file")
     options = parser.parse_args(arguments)
     shares = [int(share) / 100 for share in options.shares.split(",")]
-    threads = ["--threads", str(options.threads)]
+    threads = [] if options.threads is None else ["--threads", str(options.threads)]
 
     def chosen(cases: dict[str, list[str]]) -> dict[str, list[str]]:
         return {n: a for n, a in cases.items() if re.search(options.only, n) or n == "stock, all on the GPU"}

@@ -16,7 +16,7 @@ def n_usable_cores() -> int:
 
 
 def n_spare_cores() -> int:
-    """Cores that compute leaves to the threads that read, while tokens wait for those.
+    """Cores that compute leaves to the threads that read, while tokens wait for those, and to those that copy to a GPU.
 
     ggml's threads meet after every operation, so one that shares its core with a thread that reads holds up all others.
     From four cores on the reads get one of them, from sixteen on one of eight (docs/performance.md, "Cores").

@@ -98,8 +98,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             last bits that depend on what is resident. False: never.
         progress: Called with the fraction loaded, 0.0 to 1.0; what it raises ends the load.
         n_ctx: Context length in tokens; 0: the model's own; None: the model's own, at most 4096.
-        n_threads: Compute threads; None: every core this process may use, less some while experts are waited for
-            (`hobbit_py.cores.n_spare_cores`; not with flash attention, where tokens depend on the number).
+        n_threads: Compute threads; None: every core this process may use, less some beside a GPU's own memory and while
+            experts are waited for (`cores.n_spare_cores`; not with flash attention, where tokens depend on the number).
         verbose: Show llama.cpp's log on stderr.
         **keywords: All other keywords of `llama_cpp.Llama`. `use_mmap` has no effect on a model with experts.
 
@@ -211,7 +211,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
             n_ctx = n_ctx_train if n_ctx == 0 else min(_DEFAULT_MAX_CTX, n_ctx_train)
         may_spare_cores = n_threads is None and n_threads_batch is None and not keywords.get("flash_attn")
-        n_threads = n_threads or n_usable_cores()
+        if not n_threads:
+            n_threads = n_usable_cores()
+            if may_spare_cores and chosen_device.has_tier:
+                n_threads -= n_spare_cores()  # for the thread that copies, and the GPU's own
         arguments = {
             **keywords,
             "n_ctx": n_ctx,
