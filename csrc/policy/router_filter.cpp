@@ -1,6 +1,7 @@
 #include "policy/router_filter.h"
 
 #include "policy/cache_prior.h"
+#include "policy/reroute.h"
 #include "policy/substitute.h"
 
 #include <stdexcept>
@@ -18,11 +19,14 @@ std::unique_ptr<RouterFilter> make_router_filter(const RouterFilterOptions & opt
     if (options.name == "cache-prior") {
         return std::make_unique<CachePrior>(options.strength, options.n_protected);
     }
+    if (options.name == "reroute") {
+        return std::make_unique<Reroute>(options.strength, options.n_protected);
+    }
     if (options.name == "substitute") {
         return std::make_unique<Substitute>(options.strength, options.n_protected);
     }
     throw std::invalid_argument("unknown router filter '" + options.name +
-                                "'; known are cache-prior, substitute and none");
+                                "'; known are cache-prior, reroute, substitute and none");
 }
 
 } // namespace hobbit

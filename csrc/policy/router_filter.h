@@ -25,13 +25,15 @@ class RouterFilter {
 };
 
 struct RouterFilterOptions {
-    std::string name        = "none"; // "cache-prior", "substitute" or "none"
-    float       strength    = 0;      // of the bias, or the margin of a near-tie; 0 changes nothing
+    std::string name        = "none"; // "cache-prior", "reroute", "substitute" or "none"
+    float       strength    = 0;      // of the bias, the tolerance or the margin of a near-tie; 0 changes nothing
     uint32_t    n_protected = 1;      // the best experts of a token are always selected
 };
 
 //   "cache-prior"  resident experts' scores gain strength x the layer's mean spread of scores (Mixture of
 //                  Cache-Conditional Experts, arXiv 2412.00099)
+//   "reroute"      a missing expert gives way to the best resident one that was not selected where the square of its
+//                  weight over the other's, weights as shares of those selected, is below the tolerance
 //   "substitute"   a missing expert that is within the margin of the first one not selected gives way to the best
 //                  resident one that is within it on the other side (after SMoE, arXiv 2508.18983)
 // nullptr for "none". Throws std::invalid_argument for another name or a strength outside 0..1.

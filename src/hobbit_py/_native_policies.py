@@ -17,6 +17,7 @@ from .policies import (
     MassBudget,
     PrecisionPolicy,
     Prefetch,
+    Reroute,
     RouterFilter,
     Substitute,
     WeightThresholds,
@@ -78,9 +79,11 @@ def to_native_filter(router_filter: RouterFilter) -> tuple[str, float, int]:
     """The arguments of Engine.set_router_filter; raises UsageError for something else."""
     if isinstance(router_filter, CachePrior):
         return "cache-prior", router_filter.strength, router_filter.n_protected
+    if isinstance(router_filter, Reroute):
+        return "reroute", router_filter.tolerance, router_filter.n_protected
     if isinstance(router_filter, Substitute):
         return "substitute", router_filter.margin, router_filter.n_protected
-    raise UsageError(f"router_filter is {router_filter!r} and must be a CachePrior or a Substitute.")
+    raise UsageError(f"router_filter is {router_filter!r} and must be a CachePrior, a Reroute or a Substitute.")
 
 
 def set_eviction(options: _core.LoaderOptions, policy: EvictionPolicy) -> None:

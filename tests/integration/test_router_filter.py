@@ -11,7 +11,7 @@ from support import N_CTX, ArenaSize, ModelFactory, StockReference, arena_bytes,
 from tiny_models import ARCHITECTURES
 
 import hobbit_py
-from hobbit_py.policies import CachePrior, RouterFilter, Substitute
+from hobbit_py.policies import CachePrior, Reroute, RouterFilter, Substitute
 
 DECODE = make_prompt(24, seed=1)
 PROMPT = make_prompt(16)
@@ -40,7 +40,7 @@ def test_strength_zero_is_exact(tiny_model: ModelFactory, stock_reference: Stock
         assert np.array_equal(eval_logits(model, PROMPT, DECODE), stock_reference(path, PROMPT, DECODE))
 
 
-@pytest.mark.parametrize("router_filter", [CachePrior(0.8), Substitute(0.8)], ids=repr)
+@pytest.mark.parametrize("router_filter", [CachePrior(0.8), Substitute(0.8), Reroute(0.8)], ids=repr)
 def test_fewer_misses(tiny_model: ModelFactory, router_filter: RouterFilter) -> None:
     path = tiny_model("qwen3moe", n_expert=16, n_expert_used=4)
     misses = []

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 
 from hobbit_py import UsageError, _core
-from hobbit_py.policies import CachePrior, RouterFilter, Substitute
+from hobbit_py._native_policies import to_native_filter
+from hobbit_py.policies import CachePrior, Reroute, RouterFilter, Substitute
 
 
 def native_of(router_filter: RouterFilter) -> _core.RouterFilter:
-    if isinstance(router_filter, CachePrior):
-        return _core.RouterFilter("cache-prior", router_filter.strength, router_filter.n_protected)
-    return _core.RouterFilter("substitute", router_filter.margin, router_filter.n_protected)
+    return _core.RouterFilter(*to_native_filter(router_filter))
 
 
 @pytest.mark.parametrize(
     "router_filter",
-    [CachePrior(0.3, 1), CachePrior(1.0, 2), CachePrior(0.0), Substitute(0.3, 1), Substitute(1.0, 0), Substitute(0.0)],
+    [
+        *(CachePrior(0.3, 1), CachePrior(1.0, 2), CachePrior(0.0)),
+        *(Substitute(0.3, 1), Substitute(1.0, 0), Substitute(0.0)),
+        *(Reroute(0.15, 1), Reroute(1.0, 0), Reroute(0.0)),
+    ],
     ids=repr,
 )
 def test_native_and_python_decide_alike(router_filter: RouterFilter) -> None:
@@ -35,11 +38,11 @@ def test_native_and_python_decide_alike(router_filter: RouterFilter) -> None:
         found = native.select(step % 3, scores, resident.tolist(), 4)
         assert found == router_filter.select(step % 3, scores, resident, 4)
         n_changed += found != np.argsort(-scores, kind="stable")[:4].tolist()
-    strength = router_filter.strength if isinstance(router_filter, CachePrior) else router_filter.margin
+    _name, strength, _n_protected = to_native_filter(router_filter)
     assert (n_changed > 0) == (strength > 0)
 
 
-@pytest.mark.parametrize("router_filter", [CachePrior(1.0, 2), Substitute(0.9, 2)], ids=repr)
+@pytest.mark.parametrize("router_filter", [CachePrior(1.0, 2), Substitute(0.9, 2), Reroute(0.9, 2)], ids=repr)
 def test_the_best_are_protected(router_filter: RouterFilter) -> None:
     scores = np.log(np.array([0.3, 0.29, 0.1, 0.09, 0.085, 0.08, 0.055], np.float32))
     resident = np.array([False, False, False, False, True, True, True])
@@ -56,10 +59,24 @@ def test_only_near_ties_are_substituted() -> None:
     assert Substitute(0.2).select(0, scores, resident, 2) == [0, 1]
 
 
+def test_experts_of_little_weight_are_rerouted_far_and_others_to_their_like() -> None:
+    scores = np.log(np.array([0.5, 0.28, 0.02, 0.015, 0.004], np.float32))
+    resident = np.array([False, False, False, False, True])
+    assert Reroute(0.2).select(0, scores, resident, 3) == [0, 1, 4]  # 0.025 * 0.025 / 0.005 = 0.125
+    assert Reroute(0.1).select(0, scores, resident, 3) == [0, 1, 2]
+    assert Reroute(0.2).select(0, scores, resident, 2) == [0, 1]  # 0.36 * 0.36 / 0.005 = 26
+    scores = np.log(np.array([0.3, 0.26, 0.25, 0.01, 0.01], np.float32))
+    resident = np.array([False, False, True, False, False])
+    assert Reroute(0.6).select(0, scores, resident, 2) == [0, 2]  # 0.46 * 0.46 / 0.45 = 0.48
+    assert Reroute(0.4).select(0, scores, resident, 2) == [0, 1]
+
+
 def test_values_out_of_range() -> None:
     with pytest.raises(UsageError, match=r"strength is 1\.5 and must be between 0 and 1"):
         CachePrior(1.5)
     with pytest.raises(UsageError, match=r"margin is -1 and must be between 0 and 1"):
         Substitute(-1)
+    with pytest.raises(UsageError, match=r"tolerance is 2 and must be between 0 and 1"):
+        Reroute(2)
     with pytest.raises(ValueError, match="unknown router filter 'nearest'"):
         _core.RouterFilter("nearest", 0.5, 1)

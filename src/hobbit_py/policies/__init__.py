@@ -18,7 +18,7 @@ from .precision import (
 from .prefetch import HORIZONS, PREDICTORS, Prefetch, as_prefetch
 from .presets import PRESETS, Preset, preset_of
 from .registry import eviction_policy, precision_policy
-from .router_filter import CachePrior, RouterFilter, Substitute
+from .router_filter import CachePrior, Reroute, RouterFilter, Substitute
 
 __all__ = [
     "HI",
@@ -37,6 +37,7 @@ __all__ = [
     "PrecisionPolicy",
     "Prefetch",
     "Preset",
+    "Reroute",
     "RouterFilter",
     "Substitute",
     "WeightThresholds",

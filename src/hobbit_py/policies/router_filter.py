@@ -79,7 +79,47 @@ class Substitute:
         return sorted(selected, key=lambda e: -scores[e])
 
 
-RouterFilter = CachePrior | Substitute
+@dataclass(frozen=True)
+class Reroute:
+    """A missing expert gives way to a resident one where the layer's output hardly changes for it.
+
+    The change is judged by the weights, as shares of those selected: the square of the one given up, over that of the
+    best resident expert that was not selected. So an expert that counts little goes far, and one that counts much only
+    to one that is about as good. Reads about a tenth less than `Substitute` for the same divergence
+    (docs/router_filters.md).
+
+    Args:
+        tolerance: Below this the expert gives way, 0 (nothing changes) to 1. With eight experts of equal weight one as
+            good costs 0.125, with two 0.5.
+        n_protected: The best experts of a token are never replaced.
+    """
+
+    tolerance: float = 0.1
+    n_protected: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.tolerance, "tolerance", self.n_protected)
+
+    def select(self, layer_idx: int, scores: Scores, resident: npt.NDArray[np.bool_], n_used: int) -> list[int]:
+        """The experts selected, best first. scores [n_expert] are logarithms of weights, up to a constant."""
+        order = np.argsort(-scores, kind="stable").tolist()
+        if n_used >= len(order) or self.tolerance <= 0:
+            return list(order[:n_used])
+        selected: list[int] = order[:n_used]
+        weights = scores.astype(np.float64)
+        total = np.exp(weights[selected] - weights[order[0]]).sum()
+        limit = math.log(np.float32(self.tolerance)) + math.log(total) + weights[order[0]]
+        free = [e for e in order[n_used:] if resident[e]]
+        for place in range(n_used - 1, self.n_protected - 1, -1):
+            if resident[selected[place]]:
+                continue
+            if not free or not 2 * weights[selected[place]] - weights[free[0]] < limit:
+                break
+            selected[place] = free.pop(0)
+        return sorted(selected, key=lambda e: -scores[e])
+
+
+RouterFilter = CachePrior | Reroute | Substitute
 
 
 def _check(strength: float, name: str, n_protected: int) -> None:
