@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
-from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, WeightThresholds
+from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, Substitute, WeightThresholds
 from .sizes import format_bytes
 from .tune import Tuning, load_tuning
 
@@ -168,7 +168,7 @@ def lo_alone_settings(
 ) -> MixedSettings:
     """Of a GPU that uses lo copies alone; `is_held`: all are there; the others are those of `mixed_settings`."""
     on_gpu = "and all on the GPU, " if is_held else ""
-    what = f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}"
+    what = f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}{_rerouting_words(router_filter)}"
     tuning = load_tuning(model_paths, lo, hi)
     if tuning is None or not tuning.is_lo_alone:
         note = f"{what}; the loss of that is not known, 'hobbit perplexity --against exact' measures it."
@@ -208,6 +208,8 @@ def mixed_settings(
     what = f"Mixed precision with lo copies from {Path(lo).name}"
     if hi is not None:
         what += f" and hi copies from {Path(hi).name}"
+    what += _rerouting_words(router_filter)
+    not_known = f"{what}; the loss of these settings is not known, 'hobbit perplexity --against exact' measures it."
     default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
     if has_tier:
         own_policy = device_policy(n_expert_used, lo_ratio)
@@ -217,14 +219,14 @@ def mixed_settings(
         return MixedSettings(
             policy=policy or own_policy,
             lo_share=default_share if lo_share is None else lo_share,
-            note=f"{what}; the loss of these settings is not known, 'hobbit perplexity --against exact' measures it.",
+            note=not_known,
         )
     tuning = load_tuning(model_paths, lo, hi)
     if tuning is None:
         return MixedSettings(
             policy=own_policy,
             lo_share=default_share,
-            note=f"{what}; its loss was not measured yet, 'hobbit tune' does.",
+            note=not_known if router_filter else f"{what}; its loss was not measured yet, 'hobbit tune' does.",
         )
     # It may have had less memory.
     full_share = 1.0 if tuning.is_lo_alone and memory_share < 1.0 else full_lo_share(memory_share, lo_ratio)
@@ -239,8 +241,11 @@ def _tuned_note(what: str, tuning: Tuning, router_filter: RouterFilter | None) -
     loss = f"loss {format_loss(tuning.loss)} perplexity, measured by hobbit tune"
     if router_filter != tuning.router_filter():
         return f"{what}; {loss} with {_filter_words(tuning.router_filter())}."
-    rerouted = ", missing experts rerouted to resident ones" if router_filter is not None else ""
-    return f"{what}{rerouted}; {loss}."
+    return f"{what}; {loss}."
+
+
+def _rerouting_words(router_filter: RouterFilter | None) -> str:
+    return "" if router_filter in (None, Substitute(0.0)) else ", missing experts rerouted to resident ones"
 
 
 def _filter_words(router_filter: RouterFilter | None) -> str:

@@ -178,8 +178,13 @@ def test_rerouting_is_stored(pair: tuple[Path, Path]) -> None:
             Substitute(0.3),
             "missing experts rerouted to resident ones; loss 0.4% perplexity, measured by hobbit tune.",
         ),
-        (0.3, None, "measured by hobbit tune with another router filter."),
-        (0.0, CachePrior(0.1), "measured by hobbit tune with no router filter."),
+        (0.3, None, "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
+        (0.3, Substitute(0.0), "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
+        (
+            0.0,
+            CachePrior(0.1),
+            "to resident ones; loss 0.4% perplexity, measured by hobbit tune with no router filter.",
+        ),
     ],
     ids=str,
 )
@@ -200,6 +205,33 @@ def test_the_note_says_what_the_loss_was_measured_with(
         router_filter=router_filter,
     )
     assert settings.note.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "; its loss was not measured yet, 'hobbit tune' does."),
+        (
+            {"router_filter": Substitute(0.5)},
+            ", missing experts rerouted to resident ones; the loss of these settings ",
+        ),
+        (
+            {"router_filter": Substitute(0.5), "policy": WeightThresholds(0.3), "lo_share": 0.15},
+            ", missing experts rerouted to resident ones; the loss of these settings ",
+        ),
+        ({"lo_share": 0.15}, "; the loss of these settings is not known"),
+    ],
+    ids=str,
+)
+def test_the_note_says_what_runs_where_nothing_was_tuned(
+    pair: tuple[Path, Path], given: dict[str, Any], said: str
+) -> None:
+    model, lo = pair
+    hi = model.with_name("model.lo-Q4_K.gguf")
+    keywords = {"policy": None, "lo_share": None} | given
+    settings = mixed_settings([str(model)], lo, 8, 12, memory_share=0.25, lo_ratio=0.4, hi=hi, **keywords)
+    what = f"Mixed precision with lo copies from {lo.name} and hi copies from {hi.name}"
+    assert settings.note.startswith(what + said)
 
 
 def test_with_more_memory_lo_copies_get_no_more_than_is_of_use(pair: tuple[Path, Path]) -> None:

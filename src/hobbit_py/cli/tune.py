@@ -136,9 +136,7 @@ def command(
         return
 
     def open_llama(*, precision: str, **keywords: Any) -> Llama:  # noqa: ANN401
-        opened = dataclasses.replace(options, precision=precision)
-        if precision == "exact":
-            opened = dataclasses.replace(opened.unfiltered(), lo=None, hi=None)
+        opened = options.exact() if precision == "exact" else dataclasses.replace(options, precision=precision)
         return common.load_llama(opened, show=False, **keywords)
 
     def cut(llama: Llama) -> Windows:
@@ -181,7 +179,7 @@ def command(
 def _train(options: common.ModelOptions, data: bytes, n_tokens: int, *, as_json: bool) -> None:
     from ..train_predictor import PREDICTION, train_on
 
-    options = dataclasses.replace(options.unfiltered(), precision="exact", lo=None, hi=None, no_prefetch=False)
+    options = dataclasses.replace(options.exact(), no_prefetch=False)
     llama = common.load_llama(options, show=False, n_batch=1, prefetch=PREDICTION)
     try:
         with progress_bar(f"training for {Path(llama.model_paths[0]).name}") as progress, _storing():
