@@ -164,9 +164,37 @@ def test_tune_is_about_the_hi_copies_given(model: Path, hi: Path) -> None:
         generate = ("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
         with_hi, without = hobbit(*generate, "--hi", hi).stderr, hobbit(*generate).stderr
         assert f"and hi copies from {hi.name}; loss {format_loss(tuned['loss'])} perplexity" in with_hi
-        assert "its loss was not measured yet" in without
+        assert "its loss was not measured yet" in without  # the hi copies are not beside the model
     finally:
         stored.unlink()
+
+
+def test_a_plain_run_uses_the_pair_that_was_tuned(tmp_path: Path) -> None:
+    """Three files of copies beside the model, of which a plain run takes the largest until a pair was tuned."""
+    path = Path(shutil.copy(bundled_model(), tmp_path / "model.gguf"))
+    largest, hi, lo = (tmp_path / f"model.lo-{lo_type}.gguf" for lo_type in ("Q6_K", "Q5_K", "Q3_K"))
+    for copies in (largest, hi, lo):
+        assert hobbit("pack", path, "--lo", copies.stem.removeprefix("model.lo-"), "--out", copies).returncode == 0
+    size = ("--expert-memory", QUARTER, "--threads", "1")
+    generate = ("generate", path, "--prompt", "It was", "-n", "2", *size)
+    trace = ("trace", path, "--text", sample_text(), "--tokens", "32", *size, "-o")
+    assert hobbit(*trace, tmp_path / "before.npz").returncode == 0
+    assert f"lo copies from {largest.name}; its loss was not measured yet" in hobbit(*generate).stderr
+    text = ("--tokens", "128", "--ctx", "128")
+    tuned = report("tune", path, *size[:2], *text, "--max-loss", "5%", "--hi", hi, "--lo", lo, "--reroute")
+    assert tuned["hi_above"] > 0
+    said = f"Mixed precision with lo copies from {lo.name} and hi copies from {hi.name}"
+    plain, named = hobbit(*generate), hobbit(*generate, "--lo", lo, "--hi", hi)
+    assert plain.stderr == named.stderr
+    assert plain.stderr.startswith(f"hobbit: {said}")
+    assert f"loss {format_loss(tuned['loss'])} perplexity, measured by hobbit tune." in plain.stderr
+    assert f"lo copies from {lo.name}; its loss was not measured yet" in hobbit(*generate, "--lo", lo).stderr
+    assert "Mixed" not in hobbit(*generate, "--precision", "exact").stderr
+    assert hobbit(*trace, tmp_path / "after.npz").returncode == 0
+    before, after = (load_trace(tmp_path / f"{name}.npz") for name in ("before", "after"))
+    assert np.array_equal(before.hi_part_bytes, after.hi_part_bytes)  # of the model itself: exact mode is recorded
+    hi.unlink()
+    assert f"lo copies from {largest.name}; its loss was not measured yet" in hobbit(*generate).stderr
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def command(
     from ..bench.decode import RunShape
     from ..bench.machine import model_sizes
     from ..bench.runs import MixedSetup, Setup, check_exact
-    from ..mixed import choose_hi, choose_lo
+    from ..mixed import choose_copies
     from ..policies import preset_of
 
     policies = preset_of(preset)
@@ -249,8 +249,7 @@ def command(
     common.check_mixed_mode(options, options.mixed.names)
     sizes = model_sizes(model)
     chosen = "exact" if precision == "auto" and policies.precision == "exact" else precision
-    lo_path = choose_lo(model, lo, chosen)
-    hi_path = choose_hi(hi, lo_path, chosen)
+    lo_path, hi_path = choose_copies(model, lo, hi, chosen)
     mixed = MixedSetup(
         lo=None if lo_path is None else os.fspath(lo_path),
         hi=None if hi_path is None else os.fspath(hi_path),

@@ -58,6 +58,15 @@ class ModelOptions:
         """The same in exact mode, as the router chooses."""
         return replace(self.unfiltered(), precision="exact", lo=None, hi=None, mixed=MixedOptions())
 
+    def untuned(self) -> ModelOptions:
+        """The same with its lo copy named, so that none is used that an earlier `hobbit tune` was about.
+
+        That has hi copies beside it sometimes, where the model's own experts are meant.
+        """
+        from ..pack import find_lo
+
+        return replace(self, lo=self.lo or find_lo(model_file(self.model)))
+
     def unfiltered(self) -> ModelOptions:
         """The same, with the baseline's policies instead of a preset that changes what the router chooses."""
         from ..policies import preset_of
@@ -172,7 +181,7 @@ def warm_start_option(command: _Command) -> _Command:
 
 def check_mixed_mode(options: ModelOptions, names: Sequence[str]) -> None:
     """Raises UsageError where the options of these names, which set mixed mode, are given for a run in another one."""
-    from ..mixed import choose_lo
+    from ..mixed import choose_copies
     from ..policies import preset_of
 
     if not names:
@@ -187,7 +196,7 @@ def check_mixed_mode(options: ModelOptions, names: Sequence[str]) -> None:
         )
     model_path = model_file(options.model)
     # A file that is missing is for the loader to name.
-    if model_path.is_file() and choose_lo(model_path, options.lo, "auto") is None:
+    if model_path.is_file() and choose_copies(model_path, options.lo, options.hi, "auto")[0] is None:
         raise UsageError(
             f"There is no use for {what} without a lo copy and there is none beside {os.fspath(model_path)!r}; make "
             f"one with 'hobbit pack', or name one with --lo."

@@ -61,7 +61,7 @@ def _row(measured: Measured) -> str:
 def _sentences(result: TuneResult) -> list[str]:
     tuning = result.tuning
     rows = [_row(measured) for measured in result.measured]
-    if tuning.hi_above <= 0:
+    if tuning.is_exact:
         return [*rows, f"No setting stays within {100 * tuning.max_loss:g}%: the model will run in exact mode."]
     return [
         *rows,
@@ -128,7 +128,7 @@ def command(
         raise UsageError("--eviction-only and --predictor-only exclude each other; give one after the other.")
     if reroute and (eviction_only or predictor_only):
         raise UsageError("--reroute is for mixed mode, which --eviction-only and --predictor-only leave out.")
-    options = common.ModelOptions.of(model_options)
+    options = common.ModelOptions.of(model_options).untuned()
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     data = read_text(text or sample_text())
     if predictor_only:
