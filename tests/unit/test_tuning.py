@@ -24,7 +24,14 @@ from hobbit_py.mixed import (
 )
 from hobbit_py.policies import HI, CachePrior, RouterFilter, Substitute, WeightThresholds
 from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
-from hobbit_py.tune.routing import HI_A_TOKEN, RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
+from hobbit_py.tune.routing import (
+    HI_A_TOKEN,
+    MORE_HI_A_TOKEN,
+    RoutingRecorder,
+    hi_thresholds,
+    mix_thresholds,
+    skip_thresholds,
+)
 
 LO_ALONE = replace(TUNING, hi_above=1.0, lo_share=1.0)
 
@@ -61,6 +68,8 @@ def test_ladders_are_quantiles_of_the_weights() -> None:
     ladder = hi_thresholds(weights)
     assert [float((weights >= t).mean()) * 8 for t in ladder] == pytest.approx(HI_A_TOKEN, abs=0.01)
     assert [(weights < t).mean() for t in skip_thresholds(weights)] == pytest.approx([0.01, 0.03], abs=0.001)
+    more = hi_thresholds(weights, has_own_hi=True)
+    assert [float((weights >= t).mean()) * 8 for t in more] == pytest.approx((*HI_A_TOKEN, *MORE_HI_A_TOKEN), abs=0.01)
     # With two experts used, two in hi a token would be exact mode.
     assert len(hi_thresholds(np.sort(weights[:, :2])[:, ::-1])) == len(HI_A_TOKEN) - 1
 
