@@ -178,7 +178,12 @@ def _save(model: Path, setup: Setup, sizes: ModelSizes, report: Report) -> Path:
     metavar="NAME",
     help="Whose policies to run with, such as baseline or hobbit; auto is what 'hobbit tune' found.",
 )
-@click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies.")
+@click.option(
+    "--lo",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="GGUF with the low-precision copies. [default: those beside the model]",
+)
 @click.option(
     "--hi",
     type=click.Path(path_type=Path),

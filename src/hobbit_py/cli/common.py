@@ -117,7 +117,12 @@ _MODEL_PARAMETERS = (
     _EVICTION,
     _NO_PREFETCH,
     _PRECISION,
-    click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies."),
+    click.option(
+        "--lo",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="GGUF with the low-precision copies. [default: those beside the model]",
+    ),
     click.option(
         "--hi",
         type=click.Path(path_type=Path),
