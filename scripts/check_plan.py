@@ -32,7 +32,7 @@ def predict(model: Path, memory: Sequence[int] | None, n_threads: int) -> list[B
 def compare(options: argparse.Namespace) -> dict[int, list[float]]:
     """Measured over predicted tokens per second, by percent of the experts in memory."""
     shape = RunShape(n_prompt=options.prompt_tokens, n_decode=options.decode, max_decode_s=options.max_decode_s)
-    setup = Setup(options.model, options.text, None, options.threads, shape)
+    setup = Setup(options.model, options.text, options.threads, shape)
     memory = [budget.memory_bytes for budget in predict(options.model, None, options.threads)]
     ratios: dict[int, list[float]] = defaultdict(list)
     for round_idx in range(options.rounds):

@@ -49,7 +49,7 @@ from hobbit_py.simulate import load_trace, save_trace
 from hobbit_py.simulate.predictions import guesses_of
 from hobbit_py.simulate.replay import make_replay, run_replay
 from hobbit_py.trained import give_gates
-from hobbit_py.tune import EvictionTuning, load_eviction, load_tuning, save_tuning, tuning_path
+from hobbit_py.tune import EvictionTuning, load_eviction, load_tuning, save_tuning, tuned_copies, tuning_path
 from hobbit_py.warm_start import hot_set_paths, load_hot_set, save_hot_set
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -241,6 +241,7 @@ def _tune(model: Path) -> Target:
 
     def read() -> bool:
         is_usable = load_tuning([model], model) is not None or load_eviction([model], 1 << 20, "exact") is not None
+        tuned_copies(model)
         save_tuning([model], None, None)  # keeps what is usable
         return is_usable
 

@@ -15,7 +15,7 @@ std::string shape_text(const ExpertMatrix & m, uint32_t n_expert) {
 
 } // namespace
 
-void CopyFile::check(const GgufModel & of_model, const ExpertStore & experts, const std::string & precision) const {
+void CopyFile::check(const GgufModel & of_model, const ExpertStore & experts) const {
     const auto refuse = [&](const std::string & what, const std::string & expected, const std::string & found) {
         throw StoreError(model.paths()[0] + " is not a " + precision + " copy of " + of_model.paths()[0] + ": " + what +
                          ", expected " + expected + ", found " + found + "; make one with 'hobbit pack'");

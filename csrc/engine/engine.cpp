@@ -36,9 +36,9 @@ Engine::Engine(const std::string & path, const EngineOptions & options)
     : model_(GgufModel::open(path)), store_(model_), options_(options) {
     check_computable(model_);
     const auto open_copies = [this](const std::string & copies_path, const char * precision) {
-        auto copies = copies_path.empty() ? nullptr : std::make_unique<CopyFile>(copies_path);
+        auto copies = copies_path.empty() ? nullptr : std::make_unique<CopyFile>(copies_path, precision);
         if (copies) {
-            copies->check(model_, store_, precision);
+            copies->check(model_, store_);
         }
         return copies;
     };

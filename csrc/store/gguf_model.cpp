@@ -50,8 +50,8 @@ void check_magic(FILE * file, uint64_t n_bytes, const std::string & path) {
     std::rewind(file);
 }
 
-Part read_part(const std::string & path) {
-    const OpenFile opened = open_file(path);
+Part read_part(const std::string & path, const std::string & what) {
+    const OpenFile opened = open_file(path, what);
     check_magic(opened.file.get(), opened.n_bytes, path);
     const gguf_init_params params = {/*no_alloc =*/true, /*ctx =*/nullptr};
     GgufContextPtr         context(gguf_init_from_file_ptr(opened.file.get(), params), &gguf_free);
@@ -174,7 +174,7 @@ Part read_later_part(const std::vector<std::string> & paths, size_t part_idx) {
     if (!std::filesystem::exists(path, ignored)) {
         throw StoreError(quoted(path) + ", " + where + " of the model, does not exist: put it beside the first part.");
     }
-    Part          part    = read_part(path);
+    Part          part    = read_part(path, where);
     const int64_t found   = find_int(part.context.get(), key_split_no).value_or(-1);
     const int64_t n_parts = find_int(part.context.get(), key_split_count).value_or(static_cast<int64_t>(paths.size()));
     if (found != static_cast<int64_t>(part_idx) || n_parts != static_cast<int64_t>(paths.size())) {
@@ -220,9 +220,9 @@ void check_names_unique(const std::vector<TensorInfo> & tensors, const std::vect
 
 } // namespace
 
-GgufModel GgufModel::open(const std::string & path) {
+GgufModel GgufModel::open(const std::string & path, const std::string & what) {
     GgufModel     model;
-    Part          first   = read_part(path);
+    Part          first   = read_part(path, what);
     const int64_t n_parts = count_parts(first.context.get(), path);
     model.paths_ = n_parts > 1 ? list_parts(path, first.context.get(), n_parts) : std::vector<std::string>{path};
 

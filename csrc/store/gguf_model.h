@@ -24,7 +24,8 @@ struct TensorInfo {
 class GgufModel {
   public:
     // `path` is the file, or the first of its parts (name-00001-of-0000N.gguf). Throws StoreError.
-    static GgufModel open(const std::string & path);
+    // `what` it is, for whoever named a file that does not exist.
+    static GgufModel open(const std::string & path, const std::string & what = "the model");
 
     const std::vector<std::string> & paths() const { return paths_; }
     const std::vector<uint64_t> &    file_sizes() const { return file_sizes_; }

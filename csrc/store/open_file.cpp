@@ -10,7 +10,7 @@
 
 namespace hobbit {
 
-OpenFile open_file(const std::string & path) {
+OpenFile open_file(const std::string & path, const std::string & what) {
     // O_NONBLOCK: opening a FIFO would otherwise wait for its writer; it has no effect on regular files.
     int fd = -1;
     do {
@@ -18,7 +18,7 @@ OpenFile open_file(const std::string & path) {
     } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
         if (errno == ENOENT) {
-            throw StoreError("'" + path + "' does not exist: check the path of the model.");
+            throw StoreError("'" + path + "' does not exist: check the path of " + what + ".");
         }
         throw StoreError("'" + path + "' cannot be opened: " + std::strerror(errno) + ".");
     }

@@ -17,7 +17,7 @@ struct OpenFile {
     uint64_t                         n_bytes = 0;
 };
 
-// Opens a regular file for reading. Throws StoreError.
-OpenFile open_file(const std::string & path);
+// Opens a regular file for reading. Throws StoreError, which tells whoever named it as `what` if it does not exist.
+OpenFile open_file(const std::string & path, const std::string & what = "the model");
 
 } // namespace hobbit

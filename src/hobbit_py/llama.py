@@ -27,8 +27,7 @@ from .memory import parse_budget
 from .mixed import (
     check_copies,
     check_finer,
-    choose_hi,
-    choose_lo,
+    choose_copies,
     lo_alone_settings,
     mixed_settings,
     tuned_filter,
@@ -64,11 +63,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             `hobbit tune` found best for this model and about this much memory, else the defaults. The arguments below
             take precedence.
         precision: "exact", "mixed", or "auto": the preset's, which is mixed for "auto" if there is a lo copy.
-        lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: the
-            one beside the model, `<model>.lo-*.gguf`.
+        lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: with
+            hi left out as well those beside the model that `hobbit tune` found settings for, in hi too if it was given
+            such; else the largest one there, `<model>.lo-*.gguf`.
         hi: GGUF whose experts are the hi copies in mixed mode, finer than `lo`: with little memory an IQ4_XS copy
             (`hobbit pack`) beside a Q2_K one reads less for its loss than the model's own Q8_0 experts would. None:
-            the experts of the model.
+            the experts of the model, but for what lo says.
         lo_share: Share of the expert memory for lo copies; None: what `hobbit tune` found, else
             `mixed.default_lo_share`. 1 on a GPU, without a policy: nothing but lo copies is used, as it is by default
             with fine ones (`mixed.wants_lo_alone`).
@@ -203,8 +203,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.lo_path: str | None = None
         self.hi_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
-        lo_path = choose_lo(path, lo, chosen.precision(precision))
-        hi_path = choose_hi(hi, lo_path, chosen.precision(precision))
+        lo_path, hi_path = choose_copies(path, lo, hi, chosen.precision(precision))
         engine = open_engine(path, chosen_device, lo_path, hi_path)
 
         if not n_ctx:

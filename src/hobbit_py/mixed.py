@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
-from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, WeightThresholds
+from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, Substitute, WeightThresholds
 from .sizes import format_bytes
-from .tune import Tuning, load_tuning
+from .tune import Tuning, load_tuning, tuned_copies
 
 DEFAULT_TILT = 0.25
 MIN_LO_BITS_ALONE = 4.5  # a weight
+
+_Path = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -25,25 +27,36 @@ class MixedSettings:
     note: str
 
 
-def choose_lo(
-    model_path: str | os.PathLike[str], lo: str | os.PathLike[str] | None, precision: str
-) -> str | os.PathLike[str] | None:
-    """The lo copy to run with: the given one, else the one beside the model; None for exact mode.
+def choose_copies(
+    model_path: _Path, lo: _Path | None, hi: _Path | None, precision: str
+) -> tuple[_Path | None, _Path | None]:
+    """The lo and the hi copies to run with, (None, None) for exact mode; hi None: the experts of the model.
 
-    Raises UsageError for precision "mixed" without a lo copy.
+    Those given; with neither those that `hobbit tune` found settings for, if they are still beside the model; else the
+    largest lo copy there.
+
+    Raises UsageError for precision "mixed" without a lo copy, and for hi copies without one.
     """
     if precision == "exact":
-        return None
+        return None, None
+    tuned = tuned_copies(model_path) if lo is None and hi is None else None
+    if tuned is not None:
+        return tuned.lo, tuned.hi
     if lo is None:
         from .pack import find_lo  # here: its quantisers are needed by no model without a lo copy
 
         lo = find_lo(model_path)
+    if lo is None and hi is not None:
+        raise UsageError(
+            f"The hi copies {os.fspath(hi)!r} need a lo copy beside them and there is none; make one with 'hobbit "
+            f"pack', or leave hi out."
+        )
     if lo is None and precision == "mixed":
         raise UsageError(
             f"Mixed precision needs a lo copy and there is none beside {os.fspath(model_path)!r}; make one with "
             f"'hobbit pack', or give a smaller quantisation of the model as lo."
         )
-    return lo
+    return lo, hi
 
 
 def check_copies(model_paths: Sequence[str], *copies: str | os.PathLike[str] | None) -> None:
@@ -53,23 +66,6 @@ def check_copies(model_paths: Sequence[str], *copies: str | os.PathLike[str] | N
     for path in copies:
         if path is not None:
             verify(model_paths, path)
-
-
-def choose_hi(
-    hi: str | os.PathLike[str] | None, lo: str | os.PathLike[str] | None, precision: str
-) -> str | os.PathLike[str] | None:
-    """The hi copies to run with, None: the experts of the model, as always in exact mode.
-
-    Raises UsageError for hi copies without lo copies beside them.
-    """
-    if hi is None or precision == "exact":
-        return None
-    if lo is None:
-        raise UsageError(
-            f"The hi copies {os.fspath(hi)!r} need a lo copy beside them and there is none; make one with 'hobbit "
-            f"pack', or leave hi out."
-        )
-    return hi
 
 
 def check_finer(hi: str | os.PathLike[str], hi_bytes: int, lo: str | os.PathLike[str], lo_bytes: int) -> None:
@@ -168,7 +164,7 @@ def lo_alone_settings(
 ) -> MixedSettings:
     """Of a GPU that uses lo copies alone; `is_held`: all are there; the others are those of `mixed_settings`."""
     on_gpu = "and all on the GPU, " if is_held else ""
-    what = f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}"
+    what = f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}{_rerouting_words(router_filter)}"
     tuning = load_tuning(model_paths, lo, hi)
     if tuning is None or not tuning.is_lo_alone:
         note = f"{what}; the loss of that is not known, 'hobbit perplexity --against exact' measures it."
@@ -208,6 +204,8 @@ def mixed_settings(
     what = f"Mixed precision with lo copies from {Path(lo).name}"
     if hi is not None:
         what += f" and hi copies from {Path(hi).name}"
+    what += _rerouting_words(router_filter)
+    not_known = f"{what}; the loss of these settings is not known, 'hobbit perplexity --against exact' measures it."
     default_share = default_lo_share(n_expert_used, memory_share, lo_ratio)
     if has_tier:
         own_policy = device_policy(n_expert_used, lo_ratio)
@@ -217,14 +215,14 @@ def mixed_settings(
         return MixedSettings(
             policy=policy or own_policy,
             lo_share=default_share if lo_share is None else lo_share,
-            note=f"{what}; the loss of these settings is not known, 'hobbit perplexity --against exact' measures it.",
+            note=not_known,
         )
     tuning = load_tuning(model_paths, lo, hi)
     if tuning is None:
         return MixedSettings(
             policy=own_policy,
             lo_share=default_share,
-            note=f"{what}; its loss was not measured yet, 'hobbit tune' does.",
+            note=not_known if router_filter else f"{what}; its loss was not measured yet, 'hobbit tune' does.",
         )
     # It may have had less memory.
     full_share = 1.0 if tuning.is_lo_alone and memory_share < 1.0 else full_lo_share(memory_share, lo_ratio)
@@ -239,8 +237,11 @@ def _tuned_note(what: str, tuning: Tuning, router_filter: RouterFilter | None) -
     loss = f"loss {format_loss(tuning.loss)} perplexity, measured by hobbit tune"
     if router_filter != tuning.router_filter():
         return f"{what}; {loss} with {_filter_words(tuning.router_filter())}."
-    rerouted = ", missing experts rerouted to resident ones" if router_filter is not None else ""
-    return f"{what}{rerouted}; {loss}."
+    return f"{what}; {loss}."
+
+
+def _rerouting_words(router_filter: RouterFilter | None) -> str:
+    return "" if router_filter in (None, Substitute(0.0)) else ", missing experts rerouted to resident ones"
 
 
 def _filter_words(router_filter: RouterFilter | None) -> str:

@@ -80,6 +80,13 @@ def test_thresholds_fall_from_layer_to_layer(model: Path) -> None:
     assert flat["share_hi"] < falling["share_hi"] < 1
 
 
+def test_rerouting_by_hand(model: Path) -> None:
+    arguments = ("perplexity", model, "--text", sample_text(), "--tokens", "64", "--ctx", "64")
+    arguments += ("--expert-memory", QUARTER, "--hi-above", "0.3", "--lo-share", "0.5")
+    plain, rerouted = report(*arguments), report(*arguments, "--reroute", "0.7")
+    assert rerouted["read_bytes_per_token"] < plain["read_bytes_per_token"]
+
+
 def test_report_in_words(model: Path) -> None:
     result = hobbit("perplexity", model, "--text", sample_text(), "--tokens", "64", "--chunked", "--threads", "1")
     assert result.returncode == 0, result.stderr
@@ -111,10 +118,44 @@ def test_tune_stores_what_the_next_run_uses(model: Path, options: tuple[str, ...
         stored.unlink()
 
 
-def test_tune_is_about_the_hi_copies_given(model: Path, tmp_path: Path) -> None:
-    hi = tmp_path / "model.lo-Q5_K.gguf"
-    packed = hobbit("pack", model, "--lo", "Q5_K", "--out", hi)
+@pytest.fixture(scope="module")
+def hi(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finer copies than the lo one, in a folder of their own."""
+    path = tmp_path_factory.mktemp("hi") / "model.lo-Q5_K.gguf"
+    packed = hobbit("pack", model, "--lo", "Q5_K", "--out", path)
     assert packed.returncode == 0, packed.stderr
+    return path
+
+
+def test_settings_by_hand_and_what_is_said_of_them(model: Path, hi: Path) -> None:
+    by_hand = ("--hi-above", "0.3", "--fall", "0.01", "--lo-share", "0.3", "--reroute", "0.5")
+    generate = ("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
+    result = hobbit(*generate, "--hi", hi, *by_hand)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == (
+        f"hobbit: Mixed precision with lo copies from model.lo-Q3_K.gguf and hi copies from {hi.name}, missing experts "
+        "rerouted to resident ones; the loss of these settings is not known, 'hobbit perplexity --against exact' "
+        "measures it.\n"
+    )
+
+
+@pytest.mark.alone
+def test_bench_with_hi_copies_and_settings_by_hand(model: Path, hi: Path) -> None:
+    """They are those of its mixed runs; exact ones are left alone."""
+    bench = ("bench", model, "--expert-memory", "25%", "--no-reference", "--prompt-tokens", "16", "-n", "32")
+    by_hand = ("--hi", hi, "--hi-above", "0.3", "--lo-share", "0.3", "--reroute", "0.7")
+    own, given = report(*bench), report(*bench, *by_hand)
+    assert [f["case"]["precision"] for f in given["figures"]] == ["exact", "mixed"]
+    assert given["runs"][0]["measurement"]["tokens"] == own["runs"][0]["measurement"]["tokens"]
+    assert given["figures"][1]["read_bytes_per_token"] < own["figures"][1]["read_bytes_per_token"]
+    assert given["mixed"]["hi"] == str(hi)
+    assert given["mixed"]["policy"]["hi_above"] == 0.3
+    assert f"hi copies from {hi.name}, missing experts rerouted" in given["runs"][1]["measurement"]["note"]
+    told = hobbit(*bench, *by_hand, "--precision", "mixed")
+    assert f"mixed: {given['runs'][1]['measurement']['note']}\n" in told.stdout
+
+
+def test_tune_is_about_the_hi_copies_given(model: Path, hi: Path) -> None:
     size = ("--expert-memory", QUARTER, "--hi", hi)
     tuned = report("tune", model, *size, "--tokens", "128", "--ctx", "128", "--max-loss", "5%")
     stored = Path(tuned["stored"])
@@ -123,9 +164,37 @@ def test_tune_is_about_the_hi_copies_given(model: Path, tmp_path: Path) -> None:
         generate = ("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
         with_hi, without = hobbit(*generate, "--hi", hi).stderr, hobbit(*generate).stderr
         assert f"and hi copies from {hi.name}; loss {format_loss(tuned['loss'])} perplexity" in with_hi
-        assert "its loss was not measured yet" in without
+        assert "its loss was not measured yet" in without  # the hi copies are not beside the model
     finally:
         stored.unlink()
+
+
+def test_a_plain_run_uses_the_pair_that_was_tuned(tmp_path: Path) -> None:
+    """Three files of copies beside the model, of which a plain run takes the largest until a pair was tuned."""
+    path = Path(shutil.copy(bundled_model(), tmp_path / "model.gguf"))
+    largest, hi, lo = (tmp_path / f"model.lo-{lo_type}.gguf" for lo_type in ("Q6_K", "Q5_K", "Q3_K"))
+    for copies in (largest, hi, lo):
+        assert hobbit("pack", path, "--lo", copies.stem.removeprefix("model.lo-"), "--out", copies).returncode == 0
+    size = ("--expert-memory", QUARTER, "--threads", "1")
+    generate = ("generate", path, "--prompt", "It was", "-n", "2", *size)
+    trace = ("trace", path, "--text", sample_text(), "--tokens", "32", *size, "-o")
+    assert hobbit(*trace, tmp_path / "before.npz").returncode == 0
+    assert f"lo copies from {largest.name}; its loss was not measured yet" in hobbit(*generate).stderr
+    text = ("--tokens", "128", "--ctx", "128")
+    tuned = report("tune", path, *size[:2], *text, "--max-loss", "5%", "--hi", hi, "--lo", lo, "--reroute")
+    assert tuned["hi_above"] > 0
+    said = f"Mixed precision with lo copies from {lo.name} and hi copies from {hi.name}"
+    plain, named = hobbit(*generate), hobbit(*generate, "--lo", lo, "--hi", hi)
+    assert plain.stderr == named.stderr
+    assert plain.stderr.startswith(f"hobbit: {said}")
+    assert f"loss {format_loss(tuned['loss'])} perplexity, measured by hobbit tune." in plain.stderr
+    assert f"lo copies from {lo.name}; its loss was not measured yet" in hobbit(*generate, "--lo", lo).stderr
+    assert "Mixed" not in hobbit(*generate, "--precision", "exact").stderr
+    assert hobbit(*trace, tmp_path / "after.npz").returncode == 0
+    before, after = (load_trace(tmp_path / f"{name}.npz") for name in ("before", "after"))
+    assert np.array_equal(before.hi_part_bytes, after.hi_part_bytes)  # of the model itself: exact mode is recorded
+    hi.unlink()
+    assert f"lo copies from {largest.name}; its loss was not measured yet" in hobbit(*generate).stderr
 
 
 @pytest.mark.parametrize(

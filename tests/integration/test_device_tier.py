@@ -4,26 +4,22 @@ The CPU stands for the device: its memory is then a second one that only the tie
 run the same kernels, logits must be stock's bit for bit, whatever was copied, promoted or computed on the host.
 """
 
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
 import pytest
+from device_tier import tiered_llama
 from support import (
-    N_CTX,
     ArenaSize,
-    Context,
     Logits,
     ModelFactory,
     StockReference,
     arena_bytes,
     assert_identical,
-    contexts,
     eval_logits,
     make_prompt,
     stock_llama,
@@ -33,36 +29,9 @@ import hobbit_py
 from hobbit_py._host import _core
 from hobbit_py._native_stats import HI
 from hobbit_py.bundled import bundled_model
-from hobbit_py.policies import AlwaysLow, PrecisionPolicy, WeightThresholds
+from hobbit_py.policies import AlwaysLow, WeightThresholds
 
 DECODE = make_prompt(8, seed=1)
-
-
-def tiered_llama(
-    path: Path,
-    *,
-    expert_vram: int,
-    expert_memory: int,
-    host_compute: bool | None = True,
-    lo: Path | None = None,
-    lo_share: float | None = None,
-    policy: PrecisionPolicy | None = None,
-) -> hobbit_py.Llama:
-    return hobbit_py.Llama(
-        str(path),
-        device="CPU",
-        expert_vram=expert_vram,
-        expert_memory=expert_memory,
-        host_compute=host_compute,
-        precision="exact" if lo is None else "mixed",
-        lo=lo,
-        lo_share=lo_share,
-        policy=policy,
-        n_ctx=N_CTX,
-        n_threads=1,
-        n_threads_batch=1,
-        logits_all=True,
-    )
 
 
 def one_token_llama(path: Path, *, host_compute: bool | None = True) -> hobbit_py.Llama:
@@ -169,22 +138,6 @@ def test_prompts_copy_ahead(tiny_model: ModelFactory, stock_reference: StockRefe
     assert 0 < stats.n_ahead_parts < stats.n_device_parts
 
 
-@pytest.fixture(params=["spare slots", "ring", "many chunks"])
-def one_use(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where matrices of one use go, and in how many pieces."""
-    make = _core.TierOptions
-
-    def tier_options() -> _core.TierOptions:
-        options = make()
-        if request.param != "spare slots":
-            options.small_part_bytes = 0
-        if request.param == "many chunks":
-            options.chunk_bytes = 512
-        return options
-
-    monkeypatch.setattr(_core, "TierOptions", tier_options)
-
-
 @pytest.mark.usefixtures("one_use")
 @pytest.mark.parametrize("n_prompt", [1, 7, 64])
 @pytest.mark.parametrize("host_compute", [False, True])
@@ -198,94 +151,6 @@ def test_one_use(tiny_model: ModelFactory, stock_reference: StockReference, n_pr
         assert model._engine is not None
         model._engine.check_tier_invariants()
     assert_identical(logits, stock_reference(path, prompt, tokens))
-
-
-@pytest.fixture
-def smallest_ring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three stream buffers below the device, as a small budget and large matrices leave."""
-    make = _core.LoaderOptions
-
-    def loader_options() -> _core.LoaderOptions:
-        options = make()
-        options.stream_bytes = 0
-        return options
-
-    monkeypatch.setattr(_core, "LoaderOptions", loader_options)
-
-
-@pytest.mark.usefixtures("smallest_ring", "one_use")
-@pytest.mark.parametrize("memory", [None, ArenaSize.ONE_TOKEN])
-@pytest.mark.parametrize("n_prompt", [1, 7, 12, 32, 40])
-@pytest.mark.parametrize("host_compute", [True, False])
-def test_host_and_copies_share_few_stream_buffers(
-    tiny_model: ModelFactory,
-    stock_reference: StockReference,
-    n_prompt: int,
-    memory: ArenaSize | None,
-    host_compute: bool,
-) -> None:
-    """What waits to be copied must not hold the buffers that the host's share waits for, nor the other way round."""
-    path = tiny_model("qwen3moe", n_expert=32, n_expert_used=4)
-    prompt = make_prompt(n_prompt)
-    with closing(
-        tiered_llama(
-            path,
-            expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
-            expert_memory=0 if memory is None else arena_bytes(path, memory),
-            host_compute=host_compute,
-        )
-    ) as model:
-        logits = eval_logits(model, prompt, DECODE)
-        stats = model.stats()
-        assert model._engine is not None
-        model._engine.check_tier_invariants()
-        model._engine.check_invariants()
-    assert_identical(logits, stock_reference(path, prompt, DECODE))
-    assert stats.n_device_parts > 0
-
-
-@pytest.mark.usefixtures("smallest_ring", "one_use")
-@pytest.mark.parametrize("memory", [None, ArenaSize.QUARTER])
-def test_contexts_share_few_buffers(
-    tiny_model: ModelFactory,
-    stock_reference: StockReference,
-    monkeypatch: pytest.MonkeyPatch,
-    memory: ArenaSize | None,
-) -> None:
-    """No context waits for the drive with a buffer of the device in its hands that another waits for."""
-    make = _core.TierOptions
-
-    def tier_options() -> _core.TierOptions:
-        options = make()
-        options.ring_bytes = 0  # three
-        return options
-
-    monkeypatch.setattr(_core, "TierOptions", tier_options)
-    path = tiny_model("qwen3moe", n_expert=32, n_expert_used=4)
-    prompts = [make_prompt(n, seed=n) for n in (9, 16, 31)]
-    start = threading.Barrier(len(prompts))
-
-    def run(context: Context, prompt: list[int]) -> Logits:
-        start.wait()
-        return np.concatenate([context.eval(prompt), *(context.eval([token]) for token in DECODE)])
-
-    with (
-        closing(
-            tiered_llama(
-                path,
-                expert_vram=arena_bytes(path, ArenaSize.ONE_TOKEN),
-                expert_memory=0 if memory is None else arena_bytes(path, memory),
-            )
-        ) as model,
-        contexts(model, len(prompts)) as all_contexts,
-    ):
-        with ThreadPoolExecutor(len(prompts)) as pool:
-            found = list(pool.map(run, all_contexts, prompts))
-        assert model._engine is not None
-        model._engine.check_tier_invariants()
-        model._engine.check_invariants()
-    for logits, prompt in zip(found, prompts, strict=True):
-        assert_identical(logits, stock_reference(path, prompt, DECODE))
 
 
 @pytest.mark.usefixtures("one_use")

@@ -1,5 +1,6 @@
 """Hi copies of their own, in mixed mode: another file's experts stand in for the model's."""
 
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,12 @@ def test_of_another_model(tiny_model: ModelFactory) -> None:
     lo = tiny_model("qwen3moe", experts_quant=LO_TYPE)
     with pytest.raises(ModelFileError, match="is not a hi copy of"):
         hobbit_py.Llama(tiny_model("qwen3moe"), hi=tiny_model("olmoe", experts_quant=HI_TYPE), lo=lo)
+
+
+@pytest.mark.parametrize("precision", ["hi", "lo"])
+def test_that_do_not_exist(tiny_model: ModelFactory, tmp_path: Path, precision: str) -> None:
+    path, lo = tiny_model("qwen3moe"), tiny_model("qwen3moe", experts_quant=LO_TYPE)
+    missing = tmp_path / "missing.gguf"
+    said = f"{str(missing)!r} does not exist: check the path of the {precision} copies."
+    with pytest.raises(ModelFileError, match=re.escape(said)):
+        hobbit_py.Llama(path, **{"lo": lo, precision: missing})

@@ -14,7 +14,8 @@ from hobbit_py.bench.decode import Measurement, RunShape
 from hobbit_py.bench.drive import DriveError, best_random_reads, measure_random_reads
 from hobbit_py.bench.memory_load import memory_load
 from hobbit_py.bench.roofline import Roofline
-from hobbit_py.bench.runs import Budget, Case, Run, check_exact, figures_of
+from hobbit_py.bench.runs import Budget, Case, MixedSetup, Run, Setup, check_exact, figures_of
+from hobbit_py.policies import Substitute, WeightThresholds
 
 RESIDENT = Case(Budget.everything(), "exact")
 HALF = Case(Budget("half", expert_memory=1 << 20), "exact")
@@ -102,6 +103,19 @@ def test_a_job_survives_its_way_to_the_child() -> None:
     assert Job.from_json(job.to_json()) == job
     endless = Job("m.gguf", "t.txt")
     assert Job.from_json(endless.to_json()) == endless
+    by_hand = dataclasses.replace(job, policy=WeightThresholds(0.3, fall=0.01), router_filter=Substitute(0.5))
+    assert Job.from_json(by_hand.to_json()) == by_hand
+
+
+def test_settings_of_mixed_mode_are_for_its_runs_alone() -> None:
+    mixed = MixedSetup(lo="lo.gguf", hi="hi.gguf", policy=WeightThresholds(0.3), router_filter=Substitute(0.5))
+    setup = Setup(Path("m.gguf"), Path("t.txt"), None, RunShape(), mixed=mixed)
+    exact, job = setup.job(HALF), setup.job(dataclasses.replace(HALF, precision="mixed"))
+    assert (exact.policy, exact.router_filter) == (None, None)
+    assert not exact.keywords.keys() & {"lo", "hi", "lo_share"}
+    assert (job.policy, job.router_filter) == (mixed.policy, mixed.router_filter)
+    assert (job.keywords["lo"], job.keywords["hi"]) == ("lo.gguf", "hi.gguf")
+    assert "lo_share" not in job.keywords
 
 
 def test_memory_load_uses_the_cores_and_ends() -> None:

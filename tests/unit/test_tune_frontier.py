@@ -10,7 +10,16 @@ from hobbit_py.mixed import full_lo_share
 from hobbit_py.policies import HI, LO, WeightThresholds
 from hobbit_py.simulate.replay import all_slots_bytes
 from hobbit_py.tune.candidate import Candidate
-from hobbit_py.tune.frontier import LO_SHARES, LoWeight, ReplayCost, find_frontier, lo_shares, not_beaten, replay_cost
+from hobbit_py.tune.frontier import (
+    LEAST_LO_SHARE,
+    LO_SHARES,
+    LoWeight,
+    ReplayCost,
+    find_frontier,
+    lo_shares,
+    not_beaten,
+    replay_cost,
+)
 
 HI_LADDER = [0.9, 0.5, 0.3, 0.2, 0.1]
 
@@ -55,6 +64,7 @@ def test_what_is_kept_is_what_no_other_beats() -> None:
 
 def test_shares_end_where_every_expert_has_room() -> None:
     assert lo_shares(0.25, 0.4) == list(LO_SHARES)
+    assert lo_shares(0.25, 0.4, has_own_hi=True) == [LEAST_LO_SHARE, *LO_SHARES]
     full = full_lo_share(0.6, 0.4)
     assert lo_shares(0.6, 0.4) == [0.25, full]
     assert full == pytest.approx(0.4 / (0.6 * 1.5))

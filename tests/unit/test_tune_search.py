@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hobbit_py.tune.candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, lo_alone
-from hobbit_py.tune.search import REROUTE_MARGINS, search, wait_ladder
+from hobbit_py.tune.search import REROUTE_MARGINS, WIDE_MARGINS, search, wait_ladder
 
 HI_LADDER, SKIP_LADDER = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1], [0.02, 0.05]
 FRONTIER = [Candidate(hi_above, 0.0, lo_share=hi_above + 0.3) for hi_above in HI_LADDER]
@@ -115,11 +115,30 @@ def test_lo_copies_alone_are_rerouted_as_far_as_the_loss_allows_and_only_if_aske
     assert landscape.chosen(margins=REROUTE_MARGINS) == lo_alone(0.5)  # 0.4% + 0.55%; at 0.7 it would lose 1.17%
 
 
-def test_what_rerouting_lo_copies_alone_changes_is_half_as_bad_as_it_looks() -> None:
+def test_what_rerouting_fine_copies_changes_is_half_as_bad_as_it_looks() -> None:
+    thresholds = Candidate(0.4, 0.0, 0.9, reroute_margin=0.3)
     rerouted = Measured(lo_alone(0.5), loss=0.006, loss_se=0.0, kl_mean=0.02, bytes_ratio=0.1, time_ratio=0.1)
-    assert rerouted.expected_loss == pytest.approx((0.006 + 0.02) / 3)
-    for other in (lo_alone(0.0), Candidate(0.4, 0.0, 0.9, reroute_margin=0.3)):
-        assert replace(rerouted, candidate=other).expected_loss == pytest.approx((0.006 + 0.04) / 3)
+    for fine in (rerouted, replace(rerouted, candidate=thresholds, has_own_hi=True)):
+        assert fine.expected_loss == pytest.approx((0.006 + 0.02) / 3)
+        plain = replace(fine.candidate, reroute_margin=0.0)
+        assert replace(fine, candidate=plain).expected_loss == pytest.approx((0.006 + 0.04) / 3)
+    assert replace(rerouted, candidate=thresholds).expected_loss == pytest.approx((0.006 + 0.04) / 3)
+
+
+@pytest.mark.parametrize(
+    ("reroute_loss", "hi_above", "margin"),
+    [
+        (0.0, 0.4, WIDE_MARGINS[2]),
+        (0.003, 0.4, WIDE_MARGINS[1]),  # 0.84% + 0.15%; at 0.7 it would lose 1.05%
+        (0.01, 0.3, WIDE_MARGINS[0]),  # 0.84% + 0.3% is too much; of the next point 0.63% + 0.3%
+        (1.0, 0.4, 0.0),
+    ],
+)
+def test_with_hi_copies_of_their_own_margins_are_wider(reroute_loss: float, hi_above: float, margin: float) -> None:
+    landscape = Landscape(loss_of_lo=0.021, reroute_loss=reroute_loss)
+    chosen = landscape.chosen(margins=WIDE_MARGINS)
+    assert (chosen.hi_above, chosen.reroute_margin) == (hi_above, margin)
+    assert sum(c.reroute_margin > 0 and not c.is_lo_alone for c in landscape.asked) <= 5
 
 
 def test_time_follows_from_bytes() -> None:

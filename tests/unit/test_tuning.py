@@ -24,7 +24,14 @@ from hobbit_py.mixed import (
 )
 from hobbit_py.policies import HI, CachePrior, RouterFilter, Substitute, WeightThresholds
 from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
-from hobbit_py.tune.routing import HI_A_TOKEN, RoutingRecorder, hi_thresholds, mix_thresholds, skip_thresholds
+from hobbit_py.tune.routing import (
+    HI_A_TOKEN,
+    MORE_HI_A_TOKEN,
+    RoutingRecorder,
+    hi_thresholds,
+    mix_thresholds,
+    skip_thresholds,
+)
 
 LO_ALONE = replace(TUNING, hi_above=1.0, lo_share=1.0)
 
@@ -61,6 +68,8 @@ def test_ladders_are_quantiles_of_the_weights() -> None:
     ladder = hi_thresholds(weights)
     assert [float((weights >= t).mean()) * 8 for t in ladder] == pytest.approx(HI_A_TOKEN, abs=0.01)
     assert [(weights < t).mean() for t in skip_thresholds(weights)] == pytest.approx([0.01, 0.03], abs=0.001)
+    more = hi_thresholds(weights, has_own_hi=True)
+    assert [float((weights >= t).mean()) * 8 for t in more] == pytest.approx((*HI_A_TOKEN, *MORE_HI_A_TOKEN), abs=0.01)
     # With two experts used, two in hi a token would be exact mode.
     assert len(hi_thresholds(np.sort(weights[:, :2])[:, ::-1])) == len(HI_A_TOKEN) - 1
 
@@ -178,8 +187,13 @@ def test_rerouting_is_stored(pair: tuple[Path, Path]) -> None:
             Substitute(0.3),
             "missing experts rerouted to resident ones; loss 0.4% perplexity, measured by hobbit tune.",
         ),
-        (0.3, None, "measured by hobbit tune with another router filter."),
-        (0.0, CachePrior(0.1), "measured by hobbit tune with no router filter."),
+        (0.3, None, "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
+        (0.3, Substitute(0.0), "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
+        (
+            0.0,
+            CachePrior(0.1),
+            "to resident ones; loss 0.4% perplexity, measured by hobbit tune with no router filter.",
+        ),
     ],
     ids=str,
 )
@@ -200,6 +214,33 @@ def test_the_note_says_what_the_loss_was_measured_with(
         router_filter=router_filter,
     )
     assert settings.note.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "; its loss was not measured yet, 'hobbit tune' does."),
+        (
+            {"router_filter": Substitute(0.5)},
+            ", missing experts rerouted to resident ones; the loss of these settings ",
+        ),
+        (
+            {"router_filter": Substitute(0.5), "policy": WeightThresholds(0.3), "lo_share": 0.15},
+            ", missing experts rerouted to resident ones; the loss of these settings ",
+        ),
+        ({"lo_share": 0.15}, "; the loss of these settings is not known"),
+    ],
+    ids=str,
+)
+def test_the_note_says_what_runs_where_nothing_was_tuned(
+    pair: tuple[Path, Path], given: dict[str, Any], said: str
+) -> None:
+    model, lo = pair
+    hi = model.with_name("model.lo-Q4_K.gguf")
+    keywords = {"policy": None, "lo_share": None} | given
+    settings = mixed_settings([str(model)], lo, 8, 12, memory_share=0.25, lo_ratio=0.4, hi=hi, **keywords)
+    what = f"Mixed precision with lo copies from {lo.name} and hi copies from {hi.name}"
+    assert settings.note.startswith(what + said)
 
 
 def test_with_more_memory_lo_copies_get_no_more_than_is_of_use(pair: tuple[Path, Path]) -> None:

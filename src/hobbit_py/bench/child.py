@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HobbitError
+from ..policies import Substitute, WeightThresholds
 from .decode import Measurement, RunShape, measure
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ MODULE = __name__ if __name__ != "__main__" else "hobbit_py.bench.child"
 
 @dataclass(frozen=True)
 class Job:
-    """What to run: keywords of hobbit_py.Llama that JSON can hold, the text's file, the shape."""
+    """What to run: keywords of hobbit_py.Llama that JSON can hold, the text's file, the shape, and policies."""
 
     model: str
     text: str
     keywords: dict[str, Any] = field(default_factory=dict)
     shape: RunShape = field(default_factory=RunShape)
+    policy: WeightThresholds | None = None
+    router_filter: Substitute | None = None
 
     def to_json(self) -> str:
         """Returns the document that `from_json` reads."""
@@ -39,7 +42,8 @@ class Job:
     def from_json(cls, document: str) -> Job:
         """Reads what `to_json` wrote."""
         fields = json.loads(document)
-        return cls(**{**fields, "shape": RunShape(**fields["shape"])})
+        kinds = {"shape": RunShape, "policy": WeightThresholds, "router_filter": Substitute}
+        return cls(**fields | {name: kind(**fields[name]) for name, kind in kinds.items() if fields[name] is not None})
 
 
 def run(job: Job) -> Measurement:
@@ -48,7 +52,14 @@ def run(job: Job) -> Measurement:
     def load(n_ctx: int) -> Llama:
         from ..llama import Llama
 
-        return Llama(job.model, n_ctx=n_ctx, n_batch=job.shape.n_batch, **job.keywords)
+        return Llama(
+            job.model,
+            n_ctx=n_ctx,
+            n_batch=job.shape.n_batch,
+            policy=job.policy,
+            router_filter=job.router_filter,
+            **job.keywords,
+        )
 
     return measure(load, Path(job.text).read_text(encoding="utf-8", errors="replace"), job.shape)
 

@@ -77,6 +77,8 @@ class Measurement:
     stall_s_per_token: float | None = None
     expert_memory_bytes: int | None = None
     precision: str | None = None
+    note: str | None = None
+    """What the model says of its settings."""
 
 
 def measure(load: Callable[[int], llama_cpp.Llama], text: str, shape: RunShape) -> Measurement:
@@ -139,6 +141,7 @@ def _measure_loaded(model: llama_cpp.Llama, load_s: float, text: str, shape: Run
         stall_s_per_token=stats.stall_us / 1e6 / n_decoded if stats and has_experts else None,
         expert_memory_bytes=stats.expert_memory_bytes if stats and has_experts else None,
         precision=stats.precision if stats else None,
+        note=getattr(model, "note", None),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HobbitError
+from ..policies import Substitute, WeightThresholds
 from .child import MODULE, Job
 from .decode import Measurement, RunShape
 from .roofline import Roofline
@@ -46,16 +47,27 @@ class Case:
 
 
 @dataclass(frozen=True)
+class MixedSetup:
+    """What runs in mixed mode have in common: files of copies, and settings given by hand; None leaves one open."""
+
+    lo: str | None = None
+    hi: str | None = None
+    policy: WeightThresholds | None = None
+    lo_share: float | None = None
+    router_filter: Substitute | None = None
+
+
+@dataclass(frozen=True)
 class Setup:
     """What all runs have in common."""
 
     model: Path
     text: Path
-    lo: Path | None
     n_threads: int | None
     """None: as many as a model takes by itself."""
     shape: RunShape
     preset: str = "auto"
+    mixed: MixedSetup = MixedSetup()
 
     def job(self, case: Case) -> Job:
         """The case as a child process gets it."""
@@ -69,10 +81,13 @@ class Setup:
             keywords["memory"] = case.budget.memory
         if case.budget.expert_memory is not None:
             keywords["expert_memory"] = case.budget.expert_memory
-        if case.precision == "mixed" and self.lo is not None:
-            keywords["lo"] = str(self.lo)
         shape = dataclasses.replace(self.shape, wait_for_fill=case.budget.resident)
-        return Job(str(self.model), str(self.text), keywords, shape)
+        job = Job(str(self.model), str(self.text), keywords, shape)
+        if case.precision != "mixed":
+            return job
+        given = {"lo": self.mixed.lo, "hi": self.mixed.hi, "lo_share": self.mixed.lo_share}
+        keywords |= {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(job, policy=self.mixed.policy, router_filter=self.mixed.router_filter)
 
 
 @dataclass(frozen=True)

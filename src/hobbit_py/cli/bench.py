@@ -6,9 +6,7 @@ import dataclasses
 import json
 import os
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +15,10 @@ import click
 from ..bundled import sample_text
 from ..errors import HobbitError, UsageError
 from ..sizes import format_bytes, parse_bytes
-from ..stats import format_share
+from . import common
+from .bench_tables import Report, print_tables
 from .hub_models import model_file
+from .mixed_options import mixed_options
 from .perplexity import progress_bar
 
 if TYPE_CHECKING:
@@ -26,20 +26,6 @@ if TYPE_CHECKING:
     from ..bench.runs import Budget, Case, Figures, Run, Setup
 
 _RESIDENT_SHARE = 0.9  # of what is free: how much of it the run with every expert in memory may take
-
-
-@dataclass(frozen=True)
-class _Report:
-    """What was measured, and what is printed."""
-
-    runs: list[Run]
-    figures: list[Figures]
-    drive_bytes_s: list[float]
-    matrix_bytes: int
-
-    @property
-    def drive_median_bytes_s(self) -> float | None:
-        return statistics.median(self.drive_bytes_s) if self.drive_bytes_s else None
 
 
 def _sizes(text: str | None, *, percent_of: int | None = None) -> list[tuple[str, int | str]]:
@@ -80,12 +66,10 @@ def _budgets(memory: str | None, expert_memory: str | None, sizes: ModelSizes, *
     return budgets
 
 
-def _precisions(precision: str, lo: Path | None) -> list[str]:
-    if precision == "mixed" and lo is None:
-        raise UsageError("--precision mixed needs a lo copy and there is none; make one with 'hobbit pack'.")
+def _precisions(precision: str, *, has_lo: bool) -> list[str]:
     if precision != "auto":
         return [precision]
-    return ["exact"] if lo is None else ["exact", "mixed"]
+    return ["exact", "mixed"] if has_lo else ["exact"]
 
 
 def _cases(budgets: Sequence[Budget], precisions: Sequence[str]) -> Iterator[Case]:
@@ -99,7 +83,7 @@ def _cases(budgets: Sequence[Budget], precisions: Sequence[str]) -> Iterator[Cas
 
 def _measure(
     setup: Setup, cases: Sequence[Case], sizes: ModelSizes, repeat: int, progress: Callable[[float], None] | None
-) -> _Report:
+) -> Report:
     """Runs all cases, `repeat` times round, with a measurement of the drive before each round and after the last."""
     from ..bench.drive import DriveError, best_random_reads
     from ..bench.runs import figures_of, run_case
@@ -124,78 +108,10 @@ def _measure(
                 progress(len(runs) / (repeat * len(cases)))
     measure_drive()
     bandwidth = statistics.median(drive_bytes_s) if drive_bytes_s else None
-    return _Report(runs, figures_of(runs, bandwidth), drive_bytes_s, sizes.matrix_bytes)
+    return Report(runs, figures_of(runs, bandwidth), drive_bytes_s, sizes.matrix_bytes)
 
 
-def _maybe(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
-_Column = tuple[str, "Callable[[Figures], str]"]
-_SPEED: Sequence[_Column] = (
-    ("decode tok/s", lambda f: f"{f.decode_tok_s:.2f}"),
-    ("min-max", lambda f: f"{f.decode_tok_s_min:.2f}-{f.decode_tok_s_max:.2f}"),
-    ("prompt tok/s", lambda f: f"{f.prompt_tok_s:.1f}"),
-    ("ready s", lambda f: f"{f.load_s:.2f}"),
-    ("first token s", lambda f: f"{f.first_token_s:.2f}"),
-    ("CPU s/token", lambda f: f"{f.cpu_s_per_token:.3f}"),
-    ("hits", lambda f: format_share(f.hit_rate)),
-    (
-        "experts MiB",
-        lambda f: _maybe(None if f.expert_memory_bytes is None else f.expert_memory_bytes / 2**20, "{:.0f}"),
-    ),
-    ("peak MiB", lambda f: f"{f.peak_rss_bytes / 2**20:.0f}"),
-)
-_LIMITS: Sequence[_Column] = (
-    ("MB/token", lambda f: _maybe(_scaled(f.read_bytes_per_token, 1e-6), "{:.1f}")),
-    ("MB/s", lambda f: _maybe(_scaled(f.achieved_bytes_s, 1e-6), "{:.0f}")),
-    ("of drive", lambda f: _maybe(f.drive_share, "{:.0%}")),
-    ("stall ms", lambda f: _maybe(_scaled(f.stall_s_per_token, 1e3), "{:.1f}")),
-    ("token ms", lambda f: f"{1e3 / f.decode_tok_s:.1f}"),
-    ("compute ms", lambda f: ("~" if f.compute_is_estimate else "") + _of_roofline(f, "compute_s")),
-    ("io ms", lambda f: _of_roofline(f, "io_s")),
-    ("token/max", lambda f: _maybe(f.roofline.over_max if f.roofline else None, "{:.2f}")),
-    ("max 0..1 sum", lambda f: _maybe(f.roofline.position if f.roofline else None, "{:.2f}")),
-)
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def _of_roofline(figures: Figures, name: str) -> str:
-    return "-" if figures.roofline is None else f"{1e3 * getattr(figures.roofline, name):.1f}"
-
-
-def _print_table(title: str, figures: Sequence[Figures], columns: Sequence[_Column]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("budget", no_wrap=True)
-    table.add_column("precision", no_wrap=True)
-    for heading, _ in columns:
-        table.add_column(heading, justify="right", no_wrap=not sys.stdout.isatty())
-    for f in figures:
-        table.add_row(f.case.budget.label, f.case.precision, *(show(f) for _, show in columns))
-    # In a pipe there is no width to fit into.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _print_tables(report: _Report) -> None:
-    _print_table("Speed", report.figures, _SPEED)
-    _print_table("Limits", report.figures, _LIMITS)
-    if report.drive_bytes_s:
-        low, high = min(report.drive_bytes_s) / 1e6, max(report.drive_bytes_s) / 1e6
-        click.echo(
-            f"Drive: {(report.drive_median_bytes_s or 0) / 1e6:.0f} MB/s ({low:.0f}-{high:.0f}) at direct random reads "
-            f"of {format_bytes(report.matrix_bytes)}, one matrix of one expert."
-        )
-    if any(f.compute_is_estimate for f in report.figures):
-        click.echo("~: token time less its stalls, as no run had every expert in memory.")
-
-
-def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
+def _json_report(model: Path, setup: Setup, report: Report) -> dict[str, Any]:
     from ..bench.machine import this_machine
     from ..cores import n_usable_cores
 
@@ -209,6 +125,7 @@ def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
         "model": os.fspath(model),
         "machine": dataclasses.asdict(this_machine()),
         "preset": setup.preset,
+        "mixed": dataclasses.asdict(setup.mixed),
         "n_threads": setup.n_threads or n_usable_cores(),
         "prompt_tokens": setup.shape.n_prompt,
         "drive": {
@@ -221,7 +138,7 @@ def _json_report(model: Path, setup: Setup, report: _Report) -> dict[str, Any]:
     }
 
 
-def _save(model: Path, setup: Setup, sizes: ModelSizes, report: _Report) -> Path:
+def _save(model: Path, setup: Setup, sizes: ModelSizes, report: Report) -> Path:
     from ..bench.machine import processor_name
     from ..bench.stored import StoredBench, reuse_points, save_bench
     from ..cores import n_usable_cores
@@ -261,7 +178,19 @@ def _save(model: Path, setup: Setup, sizes: ModelSizes, report: _Report) -> Path
     metavar="NAME",
     help="Whose policies to run with, such as baseline or hobbit; auto is what 'hobbit tune' found.",
 )
-@click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies.")
+@click.option(
+    "--lo",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="GGUF with the low-precision copies. [default: those beside the model]",
+)
+@click.option(
+    "--hi",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="GGUF with finer copies than --lo, used in mixed mode instead of the model's own experts.",
+)
+@mixed_options
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="The prompt. [default: a bundled text]")
 @click.option(
     "--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Tokens of the prompt."
@@ -292,6 +221,7 @@ def command(
     precision: str,
     preset: str,
     lo: Path | None,
+    hi: Path | None,
     text: Path | None,
     prompt_tokens: int,
     n_tokens: int,
@@ -301,6 +231,7 @@ def command(
     no_reference: bool,
     save: bool,
     as_json: bool,
+    **mixed_parameters: object,
 ) -> None:
     """Measure how fast a model runs on this machine, and what limits it.
 
@@ -310,28 +241,38 @@ def command(
     """
     from ..bench.decode import RunShape
     from ..bench.machine import model_sizes
-    from ..bench.runs import Setup, check_exact
-    from ..pack import find_lo
+    from ..bench.runs import MixedSetup, Setup, check_exact
+    from ..mixed import choose_copies
     from ..policies import preset_of
 
     policies = preset_of(preset)
     model = model_file(model)
+    options = common.ModelOptions.of(
+        {"model": model, "precision": precision, "preset": preset, "lo": lo, "hi": hi, **mixed_parameters}
+    )
+    mixed_keywords = options.mixed.keywords()
+    common.check_mixed_mode(options, options.mixed.names)
     sizes = model_sizes(model)
-    is_exact = precision == "exact" or (precision == "auto" and policies.precision == "exact")
-    lo = None if is_exact else lo or find_lo(model)
+    chosen = "exact" if precision == "auto" and policies.precision == "exact" else precision
+    lo_path, hi_path = choose_copies(model, lo, hi, chosen)
+    mixed = MixedSetup(
+        lo=None if lo_path is None else os.fspath(lo_path),
+        hi=None if hi_path is None else os.fspath(hi_path),
+        **mixed_keywords,
+    )
     text = text or sample_text()
     if not text.is_file():
         raise UsageError(f"The text {str(text)!r} is not a file.")
     budgets = _budgets(memory, expert_memory, sizes, reference=not no_reference)
     shape = RunShape(n_prompt=prompt_tokens, n_decode=n_tokens, max_decode_s=max_seconds)
-    setup = Setup(model, text, lo, threads, shape, preset)
-    cases = list(_cases(budgets, _precisions(precision, lo)))
+    setup = Setup(model, text, threads, shape, preset, mixed)
+    cases = list(_cases(budgets, _precisions(precision, has_lo=lo_path is not None)))
     with progress_bar(f"measuring {model.name}") as progress:
         report = _measure(setup, cases, sizes, repeat, progress)
     if as_json:
         click.echo(json.dumps(_json_report(model, setup, report)))
     elif report.figures:
-        _print_tables(report)
+        print_tables(report)
     if policies.router_filter == "none":
         check_exact(report.runs)
     if save and report.figures:

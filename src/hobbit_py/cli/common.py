@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import HobbitError, ModelFileError, UsageError
-from ..sizes import parse_bytes
+from . import values
 from .hub_models import model_file
 from .interrupts import exit_on_interrupt
+from .mixed_options import MixedOptions, mixed_options
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -46,35 +46,32 @@ class ModelOptions:
     threads: int | None = None
     seed: int | None = None
     verbose: bool = False
+    mixed: MixedOptions = field(default_factory=MixedOptions)
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> ModelOptions:
         """Returns what click made of model_parameters; TypeError if there are others."""
-        return cls(**parameters)
+        parameters = dict(parameters)
+        return cls(mixed=MixedOptions.taken_from(parameters), **parameters)
+
+    def exact(self) -> ModelOptions:
+        """The same in exact mode, as the router chooses."""
+        return replace(self.unfiltered(), precision="exact", lo=None, hi=None, mixed=MixedOptions())
+
+    def untuned(self) -> ModelOptions:
+        """The same with its lo copy named, so that none is used that an earlier `hobbit tune` was about.
+
+        That has hi copies beside it sometimes, where the model's own experts are meant.
+        """
+        from ..pack import find_lo
+
+        return replace(self, lo=self.lo or find_lo(model_file(self.model)))
 
     def unfiltered(self) -> ModelOptions:
         """The same, with the baseline's policies instead of a preset that changes what the router chooses."""
         from ..policies import preset_of
 
         return self if preset_of(self.preset).router_filter == "none" else replace(self, preset="baseline")
-
-
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else parse_bytes(value)
-    except UsageError as error:
-        raise click.BadParameter(str(error), ctx, param) from error
-
-
-def _size_or_auto(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
-    return value if value == "auto" else _size(ctx, param, value)
-
-
-def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    # Neither nan nor infinity is outside of click's open ranges.
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number.", ctx, param)
-    return value
 
 
 _PRESET = click.option(
@@ -96,10 +93,15 @@ _PRECISION = click.option(
 _MODEL_PARAMETERS = (
     click.argument("model", required=False, type=click.Path(path_type=Path)),
     click.option(
-        "--memory", callback=_size_or_auto, metavar="SIZE|auto", help="Memory of the whole process. [default: auto]"
+        "--memory",
+        callback=values.size_or_auto,
+        metavar="SIZE|auto",
+        help="Memory of the whole process. [default: auto]",
     ),
-    click.option("--expert-memory", callback=_size, metavar="SIZE", help="Memory of the expert cache alone."),
-    click.option("--vram", callback=_size_or_auto, metavar="SIZE|auto", help="Use a GPU, and this much of its memory."),
+    click.option("--expert-memory", callback=values.size, metavar="SIZE", help="Memory of the expert cache alone."),
+    click.option(
+        "--vram", callback=values.size_or_auto, metavar="SIZE|auto", help="Use a GPU, and this much of its memory."
+    ),
     click.option("--device", metavar="NAME", help="Device that computes. [default: CPU; the first GPU with --vram]"),
     click.option("--unified", is_flag=True, help="The GPU shares the main memory (detected where the device says so)."),
     click.option(
@@ -115,7 +117,12 @@ _MODEL_PARAMETERS = (
     _EVICTION,
     _NO_PREFETCH,
     _PRECISION,
-    click.option("--lo", type=click.Path(path_type=Path), metavar="FILE", help="GGUF with the low-precision copies."),
+    click.option(
+        "--lo",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="GGUF with the low-precision copies. [default: those beside the model]",
+    ),
     click.option(
         "--hi",
         type=click.Path(path_type=Path),
@@ -130,7 +137,7 @@ _SAMPLING_PARAMETERS = (
     click.option(
         "--temp",
         type=click.FloatRange(min=0),
-        callback=_finite,
+        callback=values.finite,
         default=0.8,
         show_default=True,
         metavar="T",
@@ -139,7 +146,7 @@ _SAMPLING_PARAMETERS = (
     click.option(
         "--top-p",
         type=click.FloatRange(0, 1),
-        callback=_finite,
+        callback=values.finite,
         default=0.95,
         show_default=True,
         metavar="P",
@@ -151,17 +158,18 @@ _SAMPLING_PARAMETERS = (
 
 def model_parameters(command: _Command) -> _Command:
     """Adds MODEL, the options that fill ModelOptions, --temp and --top-p."""
-    parameters = _MODEL_PARAMETERS + _SAMPLING_PARAMETERS
-    return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
+    command = reduce(lambda decorated, parameter: parameter(decorated), reversed(_SAMPLING_PARAMETERS), command)
+    return loading_parameters(command)
 
 
 def loading_parameters(command: _Command) -> _Command:
     """Adds MODEL and the options that fill ModelOptions, except --seed: for commands that sample nothing."""
+    command = mixed_options(command)
     return reduce(lambda decorated, parameter: parameter(decorated), reversed(_MODEL_PARAMETERS), command)
 
 
 def tuning_parameters(command: _Command) -> _Command:
-    """As loading_parameters, for a command that sets the precision itself."""
+    """As loading_parameters, for a command that sets the precision and what belongs to it itself."""
     parameters = [parameter for parameter in _MODEL_PARAMETERS if parameter is not _PRECISION]
     return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
 
@@ -176,17 +184,43 @@ def warm_start_option(command: _Command) -> _Command:
     )(command)
 
 
+def check_mixed_mode(options: ModelOptions, names: Sequence[str]) -> None:
+    """Raises UsageError where the options of these names, which set mixed mode, are given for a run in another one."""
+    from ..mixed import choose_copies
+    from ..policies import preset_of
+
+    if not names:
+        return
+    what = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    if options.precision == "exact":
+        raise UsageError(f"With --precision exact there is no use for {what}; leave out the one or the other.")
+    if options.precision == "auto" and preset_of(options.preset).precision == "exact":
+        raise UsageError(
+            f"The preset {options.preset!r} runs in exact mode, where there is no use for {what}; give --precision "
+            f"mixed as well, or leave that out."
+        )
+    model_path = model_file(options.model)
+    # A file that is missing is for the loader to name.
+    if model_path.is_file() and choose_copies(model_path, options.lo, options.hi, "auto")[0] is None:
+        raise UsageError(
+            f"There is no use for {what} without a lo copy and there is none beside {os.fspath(model_path)!r}; make "
+            f"one with 'hobbit pack', or name one with --lo."
+        )
+
+
 def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> Llama:  # noqa: ANN401
     """Loads the model, with a progress bar if stderr is a terminal, and shows the model's note on stderr.
 
-    Neither without `show`. `keywords` go to hobbit_py.Llama as they are. Raises HobbitError; Ctrl-C ends the process
-    with 130.
+    Neither without `show`. `keywords` go to hobbit_py.Llama as they are, in place of what `options` say of the same.
+    Raises HobbitError; Ctrl-C ends the process with 130.
     """
     if options.memory is not None and options.expert_memory is not None:
         raise UsageError(
             "--memory and --expert-memory exclude each other; give --memory for the whole process or --expert-memory "
             "for the expert cache alone."
         )
+    keywords = options.mixed.keywords() | keywords
+    check_mixed_mode(options, options.mixed.names)
     model_path = model_file(options.model)
     with _progress_bar(model_path.name, shown=show and sys.stderr.isatty() and not options.verbose) as progress:
         llama = _construct(model_path, options, progress, keywords)

@@ -15,14 +15,14 @@ import click
 
 from ..errors import UsageError
 from ..stats import format_share
-from . import common
+from . import common, values
 
 if TYPE_CHECKING:
     from ..evaluate import Evaluation, Reference, Windows
     from ..llama import Llama
+    from .mixed_options import MixedOptions
 
 _DEFAULT_WINDOW = 512
-_MIXED_OPTIONS = "--hi-above, --fall, --wait-above, --skip-below, --t1, --t2, --lo-share and --skip-renorm"
 _MAX_BATCH = 2048  # tokens of a batch with --chunked, as in llama-perplexity
 
 
@@ -92,31 +92,26 @@ def _sentences(figures: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _given(**options: float | None) -> dict[str, float]:
-    return {name: value for name, value in options.items() if value is not None}
+def _own_keywords(
+    mixed: MixedOptions, t1: float | None, t2: float | None, *, skip_renorm: bool
+) -> tuple[list[str], dict[str, Any]]:
+    """The options that only this command has and that were given, and keywords of hobbit_py.Llama for them."""
+    from ..policies import HobbitThresholds
 
-
-def _mixed_keywords(
-    weights: dict[str, float], masses: dict[str, float], lo_share: float | None, skip_renorm: bool
-) -> dict[str, Any]:
-    """Keywords of hobbit_py.Llama for the options that were given."""
-    from ..policies import HobbitThresholds, WeightThresholds
-
-    if weights and masses:
-        raise UsageError(
-            "--hi-above, --fall, --wait-above and --skip-below judge an expert by its own weight, --t1 and --t2 by "
-            "that of the better ones: give one kind."
-        )
+    names = [name for name, value in (("--t1", t1), ("--t2", t2)) if value is not None]
     keywords: dict[str, Any] = {}
-    if weights:
-        keywords["policy"] = WeightThresholds(**{"hi_above": 0.0, **weights})
-    if masses:
-        keywords["policy"] = HobbitThresholds(t1=masses.get("t1", 0.0), t2=masses.get("t2", 1.0))
-    if lo_share is not None:
-        keywords["lo_share"] = lo_share
+    policy = mixed.policy()  # refuses what means nothing together, before anything is loaded
+    if names:
+        if policy is not None:
+            raise UsageError(
+                "--hi-above, --fall, --wait-above and --skip-below judge an expert by its own weight, --t1 and --t2 by "
+                "that of the better ones: give one kind."
+            )
+        keywords["policy"] = HobbitThresholds(0.0 if t1 is None else t1, 1.0 if t2 is None else t2)
     if skip_renorm:
+        names.append("--skip-renorm")
         keywords["skip_renorm"] = True
-    return keywords
+    return names, keywords
 
 
 @dataclass(frozen=True)
@@ -132,10 +127,7 @@ class _Run:
         """Predictions of exact mode, for the caller to close."""
         from ..evaluate import Reference
 
-        with self._loaded(dataclasses.replace(self.options.unfiltered(), precision="exact", lo=None, hi=None)) as (
-            llama,
-            windows,
-        ):
+        with self._loaded(self.options.exact()) as (llama, windows):
             reference = Reference(windows.n_scored, llama.n_vocab())
             try:
                 self._evaluate(llama, windows, "exact mode", record=reference)
@@ -144,15 +136,10 @@ class _Run:
                 raise
             return reference
 
-    def measured(self, mixed_keywords: dict[str, Any], against: Reference | None) -> tuple[Evaluation, str]:
-        """The run asked for, and its precision."""
-        with self._loaded(self.options, **mixed_keywords) as (llama, windows):
+    def measured(self, keywords: dict[str, Any], against: Reference | None) -> tuple[Evaluation, str]:
+        """The run asked for, with further keywords of hobbit_py.Llama, and its precision."""
+        with self._loaded(self.options, **keywords) as (llama, windows):
             precision = llama.stats().precision
-            if mixed_keywords and precision != "mixed":
-                raise UsageError(
-                    f"{_MIXED_OPTIONS} need a lo copy and this model has none; make one with 'hobbit pack', or name "
-                    f"one with --lo."
-                )
             return self._evaluate(llama, windows, f"{precision} mode", against=against), precision
 
     @contextlib.contextmanager
@@ -182,43 +169,19 @@ class _Run:
 @click.option("--tokens", "max_tokens", type=click.IntRange(min=8), metavar="N", help="Use the first N tokens.")
 @click.option("--chunked", is_flag=True, help="Evaluate in batches: faster, but unlike decoding.")
 @click.option(
-    "--hi-above",
-    type=click.FloatRange(0, 1),
-    metavar="X",
-    help="Gate weight from which on a miss is read in hi. [default with --skip-below: 0]",
-)
-@click.option(
-    "--fall",
-    type=float,
-    metavar="X",
-    help="By which --hi-above, that of the first layer, falls from each layer to the next. [default: 0]",
-)
-@click.option(
-    "--wait-above",
-    type=click.FloatRange(min=0),
-    metavar="X",
-    help="Gate weight below which a resident lo copy serves where hi is wanted, which is then read in idle time. "
-    "[default: 0]",
-)
-@click.option(
-    "--skip-below",
-    type=click.FloatRange(0, 1),
-    metavar="X",
-    help="Gate weight below which a miss is skipped. [default with --hi-above: 0]",
-)
-@click.option(
     "--t1",
     type=click.FloatRange(0, 1),
+    callback=values.finite,
     metavar="X",
     help="HOBBIT's: weight of the better experts up to which a miss is read in hi. [default with --t2: 0]",
 )
 @click.option(
     "--t2",
     type=click.FloatRange(0, 1),
+    callback=values.finite,
     metavar="X",
     help="HOBBIT's: weight of the better experts beyond which a miss is skipped. [default with --t1: 1]",
 )
-@click.option("--lo-share", type=click.FloatRange(0, 1), metavar="X", help="Share of the memory for lo copies.")
 @click.option("--skip-renorm", is_flag=True, help="Let other experts make up for a skipped one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
@@ -226,13 +189,8 @@ def command(
     against: str | None,
     max_tokens: int | None,
     chunked: bool,
-    hi_above: float | None,
-    fall: float | None,
-    wait_above: float | None,
-    skip_below: float | None,
     t1: float | None,
     t2: float | None,
-    lo_share: float | None,
     skip_renorm: bool,
     as_json: bool,
     **model_options: object,
@@ -248,17 +206,15 @@ def command(
     from ..evaluate import read_text
 
     options = common.ModelOptions.of(model_options)
-    weights = _given(hi_above=hi_above, fall=fall, wait_above=wait_above, skip_below=skip_below)
-    mixed_keywords = _mixed_keywords(weights, _given(t1=t1, t2=t2), lo_share, skip_renorm)
-    if mixed_keywords and options.precision == "exact":
-        raise UsageError(f"{_MIXED_OPTIONS} have no meaning with --precision exact; leave them out.")
+    own_names, own_keywords = _own_keywords(options.mixed, t1, t2, skip_renorm=skip_renorm)
+    common.check_mixed_mode(options, [*options.mixed.names, *own_names])
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     run = _Run(read_text(text), options, max_tokens, chunked)
     with contextlib.ExitStack() as stack:
         reference = None
         if against is not None:
             reference = stack.enter_context(run.exact())
-        evaluation, precision = run.measured(mixed_keywords, reference)
+        evaluation, precision = run.measured(own_keywords, reference)
     figures = report(evaluation, precision)
     if as_json:
         click.echo(json.dumps(figures))

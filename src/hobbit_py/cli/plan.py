@@ -12,6 +12,7 @@ import click
 
 from ..errors import UsageError
 from ..sizes import format_bytes, parse_bytes
+from . import values
 
 if TYPE_CHECKING:
     from ..planning import BudgetPlan, Plan
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int | str] | None:
     try:
         return None if value is None else [part if part == "auto" else parse_bytes(part) for part in value.split(",")]
-    except UsageError as error:
-        raise click.BadParameter(str(error), ctx, param) from error
-
-
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else parse_bytes(value)
     except UsageError as error:
         raise click.BadParameter(str(error), ctx, param) from error
 
@@ -100,7 +94,7 @@ def _print(plan: Plan) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--memory", callback=_sizes, metavar="SIZE,...", help="Budgets of the whole process, or auto.")
-@click.option("--vram", callback=_size, metavar="SIZE", help="Memory of a GPU.")
+@click.option("--vram", callback=values.size, metavar="SIZE", help="Memory of a GPU.")
 @click.option("--ctx", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Context length in tokens.")
 @click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Compute threads. [default: all cores]")
 @click.option(

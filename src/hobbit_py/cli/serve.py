@@ -8,17 +8,9 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from ..sizes import parse_bytes
-from . import common
+from . import common, values
 
 _NEEDED = ("starlette", "uvicorn", "h11", "pydantic", "prometheus_client", "anyio")
-
-
-def _body_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    try:
-        return parse_bytes(value)
-    except UsageError as error:
-        raise click.BadParameter(str(error), ctx, param) from error
 
 
 @click.command()
@@ -32,7 +24,7 @@ def _body_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
 @click.option("--alias", metavar="NAME", help="The model's name for clients. [default: its file name]")
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest answer. [default: the context]")
 @click.option(
-    "--max-body", default="1MiB", show_default=True, callback=_body_size, metavar="SIZE", help="Of a request."
+    "--max-body", default="1MiB", show_default=True, callback=values.size, metavar="SIZE", help="Of a request."
 )
 @click.option(
     "--max-queue",

@@ -47,7 +47,7 @@ def command(text: Path, output: Path, max_tokens: int, **model_options: object) 
     data = read_text(text)
     if not output.parent.is_dir():
         raise UsageError(f"There is no folder {str(output.parent)!r} for the trace; make it, or name another.")
-    options = dataclasses.replace(options.unfiltered(), ctx=n_ctx)
+    options = dataclasses.replace(options.unfiltered().untuned(), ctx=n_ctx)
     llama = common.load_llama(options, show=False, policy=AlwaysHigh(), lo_share=0.0)
     try:
         windows = windows_of(llama, data, n_ctx, max_tokens=max_tokens)

@@ -61,7 +61,7 @@ def _row(measured: Measured) -> str:
 def _sentences(result: TuneResult) -> list[str]:
     tuning = result.tuning
     rows = [_row(measured) for measured in result.measured]
-    if tuning.hi_above <= 0:
+    if tuning.is_exact:
         return [*rows, f"No setting stays within {100 * tuning.max_loss:g}%: the model will run in exact mode."]
     return [
         *rows,
@@ -128,7 +128,7 @@ def command(
         raise UsageError("--eviction-only and --predictor-only exclude each other; give one after the other.")
     if reroute and (eviction_only or predictor_only):
         raise UsageError("--reroute is for mixed mode, which --eviction-only and --predictor-only leave out.")
-    options = common.ModelOptions.of(model_options)
+    options = common.ModelOptions.of(model_options).untuned()
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     data = read_text(text or sample_text())
     if predictor_only:
@@ -136,9 +136,7 @@ def command(
         return
 
     def open_llama(*, precision: str, **keywords: Any) -> Llama:  # noqa: ANN401
-        opened = dataclasses.replace(options, precision=precision)
-        if precision == "exact":
-            opened = dataclasses.replace(opened.unfiltered(), lo=None, hi=None)
+        opened = options.exact() if precision == "exact" else dataclasses.replace(options, precision=precision)
         return common.load_llama(opened, show=False, **keywords)
 
     def cut(llama: Llama) -> Windows:
@@ -181,7 +179,7 @@ def command(
 def _train(options: common.ModelOptions, data: bytes, n_tokens: int, *, as_json: bool) -> None:
     from ..train_predictor import PREDICTION, train_on
 
-    options = dataclasses.replace(options.unfiltered(), precision="exact", lo=None, hi=None, no_prefetch=False)
+    options = dataclasses.replace(options.exact(), no_prefetch=False)
     llama = common.load_llama(options, show=False, n_batch=1, prefetch=PREDICTION)
     try:
         with progress_bar(f"training for {Path(llama.model_paths[0]).name}") as progress, _storing():

@@ -66,7 +66,10 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a candidate costs and saves against exact mode; see Tuning."""
+    """What a candidate costs and saves against exact mode; see Tuning.
+
+    `has_own_hi`: with hi copies of their own in place of the model's experts.
+    """
 
     candidate: Candidate
     loss: float
@@ -74,6 +77,7 @@ class Measured:
     kl_mean: float
     bytes_ratio: float
     time_ratio: float
+    has_own_hi: bool = False
 
     @property
     def expected_loss(self) -> float:
@@ -82,10 +86,11 @@ class Measured:
         The divergence is what would be lost if the text were as exact mode predicts. Alone it is too much by half,
         since exact mode is no oracle, but it has a tenth of the loss's noise: of the fastest of many candidates the
         loss alone would be on the lucky side (docs/accuracy.md, "What hobbit tune does"). Where lo copies alone are
-        rerouted only two fifths of it are lost: an expert that nearly won the place is about as good. There half of it
-        counts.
+        rerouted, or copies in hi and lo, only two fifths of it are lost: most of it is of the rerouting then, and an
+        expert that nearly won the place is about as good. There half of it counts. Coarse lo copies beside the model's
+        own experts have a larger part in it, of which more is lost.
         """
-        is_rerouted = self.candidate.is_lo_alone and self.candidate.reroute_margin > 0
+        is_rerouted = self.candidate.reroute_margin > 0 and (self.candidate.is_lo_alone or self.has_own_hi)
         divergence = self.kl_mean / 2 if is_rerouted else self.kl_mean
         return (self.loss + 2 * divergence) / 3
 

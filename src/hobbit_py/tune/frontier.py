@@ -21,6 +21,7 @@ from ..simulate.replay import all_slots_bytes, make_replay, run_replay
 from .candidate import Candidate
 
 LO_SHARES = (0.25, 0.45, 0.6, 0.75, 0.9)
+LEAST_LO_SHARE = 0.1  # beside hi copies of their own, of which more are wanted
 _MAX_STEPS = 12_288  # 256 tokens of 48 layers: the cache is full after some dozens
 _NOTHING_AHEAD = Preset("replay", eviction="lru")
 
@@ -115,22 +116,27 @@ def not_beaten(costs: Sequence[tuple[Candidate, ReplayCost]]) -> list[Candidate]
     return kept
 
 
-def lo_shares(memory_share: float, lo_ratio: float) -> list[float]:
+def lo_shares(memory_share: float, lo_ratio: float, *, has_own_hi: bool = False) -> list[float]:
     """The shares to try, up to where every expert has room in hi or in lo; arguments as of `full_lo_share`."""
     full = full_lo_share(memory_share, lo_ratio)
-    return [*(share for share in LO_SHARES[:-1] if share < full), min(full, LO_SHARES[-1])]
+    shares = (*((LEAST_LO_SHARE,) if has_own_hi else ()), *LO_SHARES[:-1])
+    return [*(share for share in shares if share < full), min(full, LO_SHARES[-1])]
 
 
-def find_frontier(trace: Trace, expert_memory_bytes: int, hi_ladder: Sequence[float]) -> list[Candidate]:
+def find_frontier(
+    trace: Trace, expert_memory_bytes: int, hi_ladder: Sequence[float], *, has_own_hi: bool = False
+) -> list[Candidate]:
     """Candidates with the default tilt that no other beats, the fewest bytes first.
 
-    Costs a replay for every value of hi_above and share, 70 of them, on one core: 0.4 seconds each for 1,024 tokens of
-    12 layers with 64 experts, where a run takes longer, and 2 to 4 seconds for 256 tokens of 48 layers with 128
-    experts. Of deeper models or longer texts only the first 12,288 steps are replayed.
+    Costs a replay for every value of hi_above and share, 70 of them, with hi copies of their own (`has_own_hi`) 108, on
+    one core: 0.4 seconds each for 1,024 tokens of 12 layers with 64 experts, where a run takes longer, and 2 to 4
+    seconds for 256 tokens of 48 layers with 128 experts. Of deeper models or longer texts only the first 12,288 steps
+    are replayed.
     """
     trace = trace.head(max(1, min(trace.n_tokens, _MAX_STEPS // len(trace.layers))))
     hi_bytes = all_slots_bytes(trace)
-    shares = lo_shares(expert_memory_bytes / hi_bytes, all_slots_bytes(trace, lo=True) / hi_bytes)
+    lo_ratio = all_slots_bytes(trace, lo=True) / hi_bytes
+    shares = lo_shares(expert_memory_bytes / hi_bytes, lo_ratio, has_own_hi=has_own_hi)
     candidates = [Candidate(hi_above, 0.0, lo_share) for hi_above in hi_ladder for lo_share in shares]
     n_layers = len(trace.n_expert)
     return not_beaten(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # The mix of the HOBBIT paper for two experts a token: two thirds in hi, 3% skipped.
 HI_SHARE, LO_SHARE = 0.67, 0.30
 HI_A_TOKEN = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5, 2.0)
+MORE_HI_A_TOKEN = (3.0, 4.0, 5.0, 6.0)  # of hi copies of their own, which cost less to read
 SKIP_SHARES = (0.01, 0.03)
 
 
@@ -68,10 +69,14 @@ def mix_thresholds(
     return MixThresholds(min(1.0, float(t1)), min(1.0, float(t2)))
 
 
-def hi_thresholds(weights: npt.NDArray[np.float32]) -> list[float]:
-    """Gate weights from which on so many experts a token would be in hi (HI_A_TOKEN); the highest first."""
+def hi_thresholds(weights: npt.NDArray[np.float32], *, has_own_hi: bool = False) -> list[float]:
+    """Gate weights from which on so many experts a token would be in hi (HI_A_TOKEN); the highest first.
+
+    With hi copies of their own (`has_own_hi`) MORE_HI_A_TOKEN as well.
+    """
     n_used = weights.shape[1]
-    shares = [n_hi / n_used for n_hi in HI_A_TOKEN if n_hi < n_used]
+    counts = (*HI_A_TOKEN, *(MORE_HI_A_TOKEN if has_own_hi else ()))
+    shares = [n_hi / n_used for n_hi in counts if n_hi < n_used]
     return sorted({float(np.quantile(weights, 1 - share)) for share in shares}, reverse=True)
 
 

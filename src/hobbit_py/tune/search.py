@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 REROUTE_MARGINS = (0.15, 0.3)
-LO_ALONE_MARGINS = (0.3, 0.5, 0.7)
+WIDE_MARGINS = (0.3, 0.5, 0.7)  # of lo copies alone, and beside hi copies of their own: see Measured.expected_loss
 _MAX_RUNS = 16  # of the search, exact mode and the recording of the router
-_MAX_REROUTED_RUNS = 7  # two of the thresholds that were found, or one, one and two; three of lo copies alone
+_MAX_REROUTED_RUNS = 8  # of the thresholds that were found one, one and three; three of lo copies alone
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def search(
             n_within += 1
         if n_within:
             break
-    for margin in (0.0, *(LO_ALONE_MARGINS if margins else ())):
+    for margin in (0.0, *(WIDE_MARGINS if margins else ())):
         if not within(lo_alone(margin)):
             break
     return fastest(), list(found.values())
@@ -175,6 +175,7 @@ def tune(
             raise UsageError("This model has no router whose weights hobbit knows: it always runs in exact mode.")
         mix, lo_path, model_paths = mix_thresholds(weights), llama.lo_path, llama.model_paths
         hi_path = llama.hi_path
+        has_own_hi = hi_path is not None
         assert llama._engine is not None
         hi_sizes, lo_sizes = hi_part_bytes(llama._engine), lo_part_bytes(llama._engine)
         n_layers = len(llama._engine.n_expert)
@@ -221,16 +222,18 @@ def tune(
                 kl_mean=evaluation.divergence.kl_mean,
                 bytes_ratio=evaluation.read_bytes_per_token / exact.read_bytes_per_token,
                 time_ratio=_token_s(speeds, evaluation) / exact_s,
+                has_own_hi=has_own_hi,
             )
 
-        hi_ladder = hi_thresholds(weights)
+        hi_ladder = hi_thresholds(weights, has_own_hi=has_own_hi)
+        margins = WIDE_MARGINS if has_own_hi else REROUTE_MARGINS
         chosen, measured = search(
-            find_frontier(trace, expert_memory_bytes, hi_ladder),
+            find_frontier(trace, expert_memory_bytes, hi_ladder, has_own_hi=has_own_hi),
             hi_ladder,
             skip_thresholds(weights),
             measure,
             max_loss,
-            REROUTE_MARGINS if reroute else (),
+            margins if reroute else (),
         )
 
     if chosen is None and hi_path is not None:

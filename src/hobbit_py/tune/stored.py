@@ -61,6 +61,11 @@ class Tuning:
         """Whether no hi copy is ever wanted, and none gets memory."""
         return is_lo_alone(self.hi_above, self.lo_share)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every expert is wanted in hi: nothing else was within the loss."""
+        return self.hi_above <= 0
+
     def router_filter(self) -> Substitute | None:
         """The router filter, None without one."""
         return rerouting(self.reroute_margin)
@@ -107,8 +112,8 @@ def save_tuning(
     stored: dict[str, Any] = {"schema": SCHEMA, "model": [_identity(p) for p in model_paths]}
     if lo_path is not None and tuning is not None:
         stored |= {"lo": _identity(lo_path), "hi": _identity_or_none(hi_path)} | dataclasses.asdict(tuning)
-    elif (lo := _copies_of(before, "lo")) is not None and (earlier := _tuning_of(before)) is not None:
-        stored |= {"lo": lo, "hi": _copies_of(before, "hi")} | dataclasses.asdict(earlier)
+    elif (lo := stored_file(before.get("lo"))) is not None and (earlier := stored_tuning(before)) is not None:
+        stored |= {"lo": lo, "hi": stored_file(before.get("hi"))} | dataclasses.asdict(earlier)
     kept = (_eviction_of(before, precision) for precision in ("exact", "mixed"))
     by_precision = {e.precision: dataclasses.asdict(e) for e in (*kept, *evictions) if e is not None}
     stored["eviction"] = by_precision
@@ -132,7 +137,7 @@ def load_tuning(
         lo, hi = _identity(lo_path), _identity_or_none(hi_path)
     except OSError:
         return None
-    return _tuning_of(stored) if stored.get("lo") == lo and stored.get("hi") == hi else None
+    return stored_tuning(stored) if stored.get("lo") == lo and stored.get("hi") == hi else None
 
 
 def load_eviction(
@@ -169,16 +174,25 @@ def _eviction_of(stored_file: dict[str, Any], precision: str) -> EvictionTuning 
 
 def _load(model_paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
     """What is stored about these very files; empty if nothing is."""
+    stored = read_stored(model_paths[0])
     try:
-        stored = read_json(tuning_path(model_paths[0]), _MAX_BYTES)
         model = [_identity(path) for path in model_paths]
+    except OSError:
+        return {}
+    return stored if stored.get("model") == model else {}
+
+
+def read_stored(model_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the tune file beside the model says, whatever files it is about; empty if there is none of ours."""
+    try:
+        stored = read_json(tuning_path(model_path), _MAX_BYTES)
     except (OSError, ValueError):
         return {}
-    is_ours = isinstance(stored, dict) and stored.get("schema") == SCHEMA and stored.get("model") == model
-    return stored if is_ours else {}
+    return stored if isinstance(stored, dict) and stored.get("schema") == SCHEMA else {}
 
 
-def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
+def stored_tuning(stored: dict[str, Any]) -> Tuning | None:
+    """The settings in what `read_stored` gave; None if there are none, or some that cannot be used."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Tuning):
         value = stored.get(field.name)
@@ -191,11 +205,11 @@ def _tuning_of(stored: dict[str, Any]) -> Tuning | None:
     return tuning if in_range else None
 
 
-def _copies_of(stored: dict[str, Any], precision: Literal["hi", "lo"]) -> dict[str, Any] | None:
-    copies = stored.get(precision)
-    if not isinstance(copies, dict) or set(copies) != {"name", "bytes"}:
+def stored_file(value: object) -> dict[str, Any] | None:
+    """Name and bytes of a file as they are stored; None for anything else."""
+    if not isinstance(value, dict) or set(value) != {"name", "bytes"}:
         return None
-    return copies if isinstance(copies["name"], str) and is_number(copies["bytes"]) else None
+    return value if isinstance(value["name"], str) and is_number(value["bytes"]) else None
 
 
 def _identity(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""The options that set mixed mode by hand, and the keywords of hobbit_py.Llama that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import reduce
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import UsageError
+from . import values
+
+if TYPE_CHECKING:
+    from ..policies import Substitute, WeightThresholds
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--hi-above",
+        type=click.FloatRange(0, 1),
+        callback=values.finite,
+        metavar="X",
+        help="Gate weight from which on a miss is read in hi. [default with --skip-below or --wait-above: 0]",
+    ),
+    click.option(
+        "--fall",
+        type=float,
+        callback=values.finite,
+        metavar="X",
+        help="By which --hi-above, that of the first layer, falls from each layer to the next. [default: 0]",
+    ),
+    click.option(
+        "--wait-above",
+        type=click.FloatRange(min=0),
+        callback=values.finite,
+        metavar="X",
+        help="Gate weight below which a resident lo copy serves where hi is wanted, which is then read in idle time. "
+        "[default: 0]",
+    ),
+    click.option(
+        "--skip-below",
+        type=click.FloatRange(0, 1),
+        callback=values.finite,
+        metavar="X",
+        help="Gate weight below which a miss is skipped. [default with --hi-above: 0]",
+    ),
+    click.option(
+        "--lo-share",
+        type=click.FloatRange(0, 1),
+        callback=values.finite,
+        metavar="X",
+        help="Share of the memory for lo copies.",
+    ),
+    click.option(
+        "--reroute",
+        type=click.FloatRange(0, 1),
+        callback=values.finite,
+        metavar="X",
+        help="A missing expert gives way to a resident one that the router rates alike within this share. Changes "
+        "which experts a token gets.",
+    ),
+)
+
+
+def mixed_options(command: _Command) -> _Command:
+    """Adds the options that fill MixedOptions."""
+    return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedOptions:
+    """Settings of mixed mode as they were given; None leaves one to hobbit_py.Llama."""
+
+    hi_above: float | None = None
+    fall: float | None = None
+    wait_above: float | None = None
+    skip_below: float | None = None
+    lo_share: float | None = None
+    reroute: float | None = None
+
+    @classmethod
+    def taken_from(cls, parameters: dict[str, Any]) -> MixedOptions:
+        """Takes its own out of what click made of a command's parameters."""
+        return cls(**{field.name: parameters.pop(field.name, None) for field in fields(cls)})
+
+    @property
+    def names(self) -> list[str]:
+        """The options that were given."""
+        return [f"--{name.replace('_', '-')}" for name in self._given()]
+
+    def policy(self) -> WeightThresholds | None:
+        """The thresholds, None if none was given; raises UsageError for those that mean nothing together."""
+        from ..policies import WeightThresholds
+
+        thresholds = {name: value for name, value in self._given().items() if name not in ("lo_share", "reroute")}
+        if self.fall is not None and self.hi_above is None:
+            raise UsageError("--fall says by how much --hi-above falls from layer to layer; give --hi-above as well.")
+        return WeightThresholds(**{"hi_above": 0.0, **thresholds}) if thresholds else None
+
+    def router_filter(self) -> Substitute | None:
+        """The router filter, None if there was no word of one."""
+        from ..policies import Substitute
+
+        return None if self.reroute is None else Substitute(self.reroute)
+
+    def keywords(self) -> dict[str, Any]:
+        """Those of hobbit_py.Llama that were given; raises UsageError as `policy`."""
+        found = {"policy": self.policy(), "lo_share": self.lo_share, "router_filter": self.router_filter()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _given(self) -> dict[str, float]:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
