@@ -249,8 +249,9 @@ Status ExpertMatmul::add_products(InnerGraph & graph, const ExpertNode & node, c
     if (n_rows == 0) {
         return {};
     }
-    if (node.node->ne[2] == 1) { // its rows as tokens of their own would take a GPU's kernel for several, which adds up
-        return add_product(graph, node, make_weights, n_rows); // in another order
+    // As tokens of their own its rows would take a GPU's kernel for several, which adds up in another order.
+    if (node.node->ne[2] == 1) {
+        return add_product(graph, node, make_weights, n_rows);
     }
     uint32_t n_tokens = 0; // the most rows of one expert
     for (uint32_t i = 0, first = 0; i < n_rows; i++) {

@@ -1,6 +1,7 @@
 #include "policy/reroute.h"
 
-#include <algorithm>
+#include "policy/stand_ins.h"
+
 #include <cmath>
 
 namespace hobbit {
@@ -17,21 +18,9 @@ void Reroute::select(uint16_t, const float * scores, const Resident * resident, 
     }
     // Ratios of weights are differences of scores.
     const double limit = std::log(static_cast<double>(tolerance_)) + std::log(total) + best;
-    // From the worst selected one up; candidates from the best down, each taken once: the cost only grows.
-    uint32_t candidate = n_used;
-    for (uint32_t i = n_used; i-- > n_protected_;) {
-        if (resident[order[i]] != Resident::none) {
-            continue;
-        }
-        while (candidate < n_expert && resident[order[candidate]] == Resident::none) {
-            candidate++;
-        }
-        if (candidate >= n_expert || !(2.0 * scores[order[i]] - scores[order[candidate]] < limit)) {
-            break;
-        }
-        std::swap(order[i], order[candidate++]);
-    }
-    std::stable_sort(order, order + n_used, [scores](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+    replace_missing(scores, resident, n_expert, n_used, n_protected_, order, [=](int32_t missing, int32_t stand_in) {
+        return 2.0 * scores[missing] - scores[stand_in] < limit;
+    });
 }
 
 } // namespace hobbit

@@ -1,6 +1,7 @@
 #include "policy/substitute.h"
 
-#include <algorithm>
+#include "policy/stand_ins.h"
+
 #include <cmath>
 
 namespace hobbit {
@@ -14,25 +15,9 @@ void Substitute::select(uint16_t, const float * scores, const Resident * residen
     const float edge  = scores[order[n_used]];
     const float above = edge + std::log1p(margin_);
     const float below = edge + std::log1p(-margin_);
-    // From the worst selected one up; candidates from the best down, each taken once.
-    uint32_t candidate = n_used;
-    for (uint32_t i = n_used; i-- > n_protected_;) {
-        if (scores[order[i]] >= above) {
-            break;
-        }
-        if (resident[order[i]] != Resident::none) {
-            continue;
-        }
-        while (candidate < n_expert && scores[order[candidate]] >= below &&
-               resident[order[candidate]] == Resident::none) {
-            candidate++;
-        }
-        if (candidate >= n_expert || !(scores[order[candidate]] >= below)) {
-            break;
-        }
-        std::swap(order[i], order[candidate++]);
-    }
-    std::stable_sort(order, order + n_used, [scores](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+    replace_missing(scores, resident, n_expert, n_used, n_protected_, order, [=](int32_t missing, int32_t stand_in) {
+        return scores[missing] < above && scores[stand_in] >= below;
+    });
 }
 
 } // namespace hobbit

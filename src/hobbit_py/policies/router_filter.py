@@ -6,6 +6,7 @@ The classes here are the readable form; csrc/policy/ has the same in C++, and th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,13 +70,13 @@ class Substitute:
         edge = scores[order[n_used]]
         above = edge + np.float32(math.log1p(self.margin))
         below = edge + np.float32(math.log1p(-self.margin)) if self.margin < 1 else -np.inf
-        free = [e for e in order[n_used:] if resident[e] and scores[e] >= below]
-        selected: list[int] = order[:n_used]
-        for place in range(n_used - 1, self.n_protected - 1, -1):
-            if scores[selected[place]] >= above or not free:
-                break
-            if not resident[selected[place]]:
-                selected[place] = free.pop(0)
+        selected = _replace_missing(
+            order,
+            resident,
+            n_used,
+            self.n_protected,
+            lambda e, other: bool(scores[e] < above and scores[other] >= below),
+        )
         return sorted(selected, key=lambda e: -scores[e])
 
 
@@ -105,21 +106,34 @@ class Reroute:
         order = np.argsort(-scores, kind="stable").tolist()
         if n_used >= len(order) or self.tolerance <= 0:
             return list(order[:n_used])
-        selected: list[int] = order[:n_used]
         weights = scores.astype(np.float64)
-        total = np.exp(weights[selected] - weights[order[0]]).sum()
+        total = np.exp(weights[order[:n_used]] - weights[order[0]]).sum()
         limit = math.log(np.float32(self.tolerance)) + math.log(total) + weights[order[0]]
-        free = [e for e in order[n_used:] if resident[e]]
-        for place in range(n_used - 1, self.n_protected - 1, -1):
-            if resident[selected[place]]:
-                continue
-            if not free or not 2 * weights[selected[place]] - weights[free[0]] < limit:
-                break
-            selected[place] = free.pop(0)
+        selected = _replace_missing(
+            order, resident, n_used, self.n_protected, lambda e, other: bool(2 * weights[e] - weights[other] < limit)
+        )
         return sorted(selected, key=lambda e: -scores[e])
 
 
 RouterFilter = CachePrior | Reroute | Substitute
+
+
+def _replace_missing(
+    order: list[int],
+    resident: npt.NDArray[np.bool_],
+    n_used: int,
+    n_protected: int,
+    may: Callable[[int, int], bool],
+) -> list[int]:
+    """The best n_used of `order`, missing ones from the worst up replaced by others while `may(missing, resident)`."""
+    selected, free = order[:n_used], [e for e in order[n_used:] if resident[e]]
+    for place in range(n_used - 1, n_protected - 1, -1):
+        if resident[selected[place]]:
+            continue
+        if not free or not may(selected[place], free[0]):
+            break
+        selected[place] = free.pop(0)
+    return selected
 
 
 def _check(strength: float, name: str, n_protected: int) -> None:
