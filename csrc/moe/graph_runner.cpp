@@ -199,6 +199,7 @@ Status GraphRunner::compute_layer(ggml_cgraph * graph) {
     if (view_.model->tier != nullptr && in_run && StagedLayer::takes(view_, step_)) {
         tiered_.drop_ahead(); // others may wait for its buffers, and hold the slots that are to be borrowed
         staged_.begin(view_, step_);
+        inner_.set_one_time(); // also for what is computed before the next router
         return staged_.run(graph, first_idx, inner_);
     }
     if (view_.model->tier != nullptr && in_run) {

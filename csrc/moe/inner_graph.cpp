@@ -132,7 +132,9 @@ void InnerGraph::clear() {
 }
 
 void InnerGraph::begin_with_mark(ggml_cgraph & run) {
-    std::unique_ptr<ggml_tensor> & mark = marks_[{recurring_layer_, n_nodes_, n_made_, first_idx_, n_indices_}];
+    const Kind kind = recurring_layer_ == one_time ? Kind{one_time}
+                                                   : Kind{recurring_layer_, n_nodes_, n_made_, first_idx_, n_indices_};
+    std::unique_ptr<ggml_tensor> & mark = marks_[kind];
     if (!mark) {
         mark = std::make_unique<ggml_tensor>(
             flat_tensor(GGML_TYPE_I32, 1, index_scratch_.buffer(), index_scratch_.data())); // without an operation
@@ -152,7 +154,7 @@ Status InnerGraph::start() {
         const bool is_parent = n_nodes_ == parent_->n_nodes && n_made_ == 0 && n_indices_ == 0;
         run.uid              = is_parent ? parent_->uid : 0;
     }
-    if (recurring_layer_ >= 0 && n_nodes_ > 0 && index_scratch_.reserve(max_indices * sizeof(int32_t))) {
+    if (recurring_layer_ != -1 && n_nodes_ > 0 && index_scratch_.reserve(max_indices * sizeof(int32_t))) {
         begin_with_mark(run);
     }
     if (n_indices_ > n_sent_) {

@@ -61,8 +61,11 @@ class InnerGraph {
 
     // Runs from now on come again with every token, several of this layer and not all alike: each kind begins with a
     // node of its own. A device may know a run by its first node, and begins one that is as it was last time in one go
-    // (CUDA graphs). -1: they do not come again.
+    // (CUDA graphs). -1: llama.cpp's own, which are as they are.
     void set_recurring(int32_t layer_idx) { recurring_layer_ = layer_idx; }
+    // Runs from now on are cut wherever copies made them wait: all begin with one node, so that no device takes them
+    // for such that come again and records them, which costs more than to begin them.
+    void set_one_time() { recurring_layer_ = one_time; }
 
     // A node of llama.cpp's graph.
     void add(ggml_tensor * node);
@@ -110,7 +113,8 @@ class InnerGraph {
     Status start();
     void   begin_with_mark(ggml_cgraph & run);
 
-    static constexpr int max_tensors = 2048;
+    static constexpr int     max_tensors = 2048;
+    static constexpr int32_t one_time    = -2;
 
     ggml_backend_t backend_;
     GgmlContextPtr tensors_;

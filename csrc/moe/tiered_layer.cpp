@@ -197,7 +197,11 @@ Status TieredLayer::run(ggml_cgraph * graph, int first_idx, InnerGraph & inner, 
                         const DeviceReads & reads, const std::function<void()> & meanwhile) {
     reads_     = &reads;
     meanwhile_ = meanwhile;
-    inner.set_recurring(view_->n_tokens() == 1 ? view_->layer_idx : -1);
+    if (view_->n_tokens() > max_whole_tokens) {
+        inner.set_one_time();
+    } else {
+        inner.set_recurring(view_->n_tokens() == 1 ? view_->layer_idx : -1);
+    }
     auto next = view_->nodes.begin();
     for (int i = first_idx; i < view_->end_idx; ++i) {
         ggml_tensor * node      = ggml_graph_node(graph, i);

@@ -58,6 +58,26 @@ TEST_CASE("runs of a layer that are alike begin with the same node, others with 
     CHECK(device.runs.back().second == 2);
 }
 
+TEST_CASE("runs that do not come again begin with one node, whatever they are") {
+    Recorder    device;
+    InnerGraph  graph(&device.backend);
+    ggml_tensor nodes[2] = {};
+    graph.set_recurring(0);
+    graph.add(&nodes[0]);
+    REQUIRE(graph.compute().ok());
+    graph.set_one_time();
+    graph.add(&nodes[0]);
+    REQUIRE(graph.compute().ok());
+    graph.add(&nodes[1]);
+    graph.add(&nodes[0]);
+    REQUIRE(graph.compute().ok());
+    REQUIRE(device.runs.size() == 3);
+    CHECK(device.runs[1].first->op == GGML_OP_NONE);
+    CHECK(device.runs[1].first != device.runs[0].first);
+    CHECK(device.runs[1].second == 2);
+    CHECK(device.runs[2] == std::make_pair(device.runs[1].first, 3));
+}
+
 TEST_CASE("a run behind another one begins with a node of its own, since its indices lie elsewhere") {
     Recorder    device;
     InnerGraph  graph(&device.backend);
