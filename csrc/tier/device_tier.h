@@ -59,12 +59,15 @@ struct OneUseBuffers {
 // Copies of one use go into the ring's buffers, which take any matrix. Where all matrices are small they go into spare
 // slots behind those of their class instead: then one product takes what is resident and what was copied alike, and to
 // begin a product is what small matrices cost.
+//
+// Batches borrow the last slots of a class, and those spare ones that a token does without, which follow them.
 struct TierShape {
     std::vector<uint32_t> n_slots;          // [class]
     std::vector<uint32_t> n_spare;          // [class]; 0: there is a ring
+    std::vector<uint32_t> n_kept;           // [class] of the spare slots, the last ones, which are not lent
     uint64_t              buffer_bytes = 0; // of the ring
     uint32_t              n_buffers    = 0;
-    std::vector<uint32_t> n_staged;   // [class] slots that can be lent, its last ones; 0: none
+    std::vector<uint32_t> n_staged;   // [class] slots that can be lent, spare ones among them; 0: none
     std::vector<uint64_t> area_bytes; // [class], then the ring
 
     bool     has_ring() const { return n_buffers > 0; }
@@ -72,9 +75,13 @@ struct TierShape {
     uint32_t n_one_use() const; // buffers for copies of one use
     // All buffers: those, then for each class one for each matrix that can be staged.
     uint32_t n_buffers_in_all() const;
-    uint32_t first_staged_slot(uint32_t class_idx) const { return n_slots[class_idx] - n_staged[class_idx]; }
+    uint32_t first_staged_slot(uint32_t class_idx) const {
+        return n_slots[class_idx] + n_spare[class_idx] - n_kept[class_idx] - n_staged[class_idx];
+    }
     // The buffer that stands for the place of the matrix of expert 0; those of the others follow.
     int32_t first_staged_idx(uint32_t class_idx, uint32_t part_idx) const;
+    // The buffer of the class's first spare slot. REQUIRES: there is no ring.
+    uint32_t first_spare_idx(uint32_t class_idx, uint32_t part_idx) const;
 
     // REQUIRES: the key's layout is of the layouts that the shape was made for.
     OneUseBuffers one_use(const CopyLayouts & layouts, ExpertKey key, uint32_t part_idx) const;
@@ -182,8 +189,11 @@ class DeviceTier {
     bool        has_free_slot_for(ExpertKey key) const HOBBIT_REQUIRES(mu_);
     SlotState & state_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     SlotState   state_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
-    bool        evict_lent(uint32_t class_idx) HOBBIT_REQUIRES(mu_);
-    bool        any_staged_in_use() const HOBBIT_REQUIRES(mu_);
+    // None free: -1.
+    int32_t find_one_use(ExpertKey key, uint32_t part_idx) const HOBBIT_REQUIRES(mu_);
+    bool    evict_lent(uint32_t class_idx) HOBBIT_REQUIRES(mu_);
+    bool    any_lent_spare_in_use(uint32_t class_idx) const HOBBIT_REQUIRES(mu_);
+    bool    any_staged_in_use() const HOBBIT_REQUIRES(mu_);
 
     HeldSlots find_complete(uint16_t layer_idx, Precision precision) const HOBBIT_REQUIRES(mu_);
 

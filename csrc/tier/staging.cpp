@@ -28,9 +28,30 @@ void Staging::borrow(uint16_t layer_idx) {
     }
     tier_.is_lent_[class_idx] = true;
     tier_.cache_.close(static_cast<int32_t>(class_idx), tier_.shape_.first_staged_slot(class_idx));
-    while (!tier_.evict_lent(class_idx)) {
+    while (!tier_.evict_lent(class_idx) || tier_.any_lent_spare_in_use(class_idx)) {
         tier_.changed_.wait(tier_.mu_);
     }
+}
+
+int32_t DeviceTier::find_one_use(ExpertKey key, uint32_t part_idx) const {
+    const OneUseBuffers one_use   = shape_.one_use(layouts_, key, part_idx);
+    const uint32_t      class_idx = layouts_.of(key).class_idx;
+    const bool          only_kept = !shape_.has_ring() && is_lent_[class_idx];
+    const auto          end       = buffers_.begin() + one_use.first_idx + one_use.n;
+    const auto found = std::find(end - (only_kept ? shape_.n_kept[class_idx] : one_use.n), end, BufferState::free);
+    return found == end ? -1 : static_cast<int32_t>(found - buffers_.begin());
+}
+
+bool DeviceTier::any_lent_spare_in_use(uint32_t class_idx) const {
+    const uint32_t n_lent = shape_.n_spare[class_idx] - shape_.n_kept[class_idx];
+    const auto     in_use = [](BufferState state) { return state != BufferState::free; };
+    for (uint32_t part_idx = 0; n_lent > 0 && part_idx < max_parts; part_idx++) {
+        const auto first = buffers_.begin() + shape_.first_spare_idx(class_idx, part_idx);
+        if (std::any_of(first, first + n_lent, in_use)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 // Evicts what is not pinned. True: that was all.

@@ -3,8 +3,9 @@
 // Kernels for many rows divide their work by the size of the whole product, number of experts included. So a batch is
 // multiplied by a tensor of all experts here, of which those that it selected are there.
 //
-// The area is borrowed: it is the last slots of the layer's class. What they held is evicted and comes back once they
-// are taken back, by the first pass that stages nothing (DeviceTier::take_back), since a long prompt is many passes.
+// The area is borrowed: it is the last slots of the layer's class, and of its spare ones those that a token does
+// without, so that other contexts' tokens need not wait. What the slots held is evicted and comes back once they are
+// taken back, by the first pass that stages nothing (DeviceTier::take_back), since a long prompt is many passes.
 #pragma once
 
 #include "tier/device_tier.h"
@@ -22,8 +23,8 @@ class Staging {
     Staging(const Staging &)             = delete;
     Staging & operator=(const Staging &) = delete;
 
-    // To be called for each layer before its first copy. Waits for steps that use what the slots hold and for
-    // promotions into them, unless they are lent already. REQUIRES: can_stage(); where they are not lent, the caller
+    // To be called for each layer before its first copy. Waits for steps that use what the slots hold, for promotions
+    // and copies into them, unless they are lent already. REQUIRES: can_stage(); where they are not lent, the caller
     // holds nothing that such a step could wait for: no pins, no buffers.
     void borrow(uint16_t layer_idx);
 

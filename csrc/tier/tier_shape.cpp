@@ -102,6 +102,7 @@ TierShape shape_tier(const CopyLayouts & layouts, uint64_t largest_bytes, uint64
     }
     shape.n_spare.assign(shape.n_slots.size(), all_in ? spare : 0);
     for (size_t i = 0; i < shape.n_slots.size(); i++) {
+        shape.n_kept.push_back(std::min(shape.n_spare[i], layouts.classes[i].max_n_used));
         shape.area_bytes.push_back((shape.n_slots[i] + shape.n_spare[i]) * layouts.classes[i].slot_bytes);
     }
     shape.buffer_bytes = largest_bytes;
@@ -134,18 +135,21 @@ int32_t TierShape::first_staged_idx(uint32_t class_idx, uint32_t part_idx) const
     return static_cast<int32_t>(class_idx < n_staged.size() ? idx + part_idx * n_staged[class_idx] : idx);
 }
 
+uint32_t TierShape::first_spare_idx(uint32_t class_idx, uint32_t part_idx) const {
+    uint32_t idx = part_idx * n_spare[class_idx];
+    for (uint32_t i = 0; i < class_idx; i++) {
+        idx += n_spare[i] * max_parts;
+    }
+    return idx;
+}
+
 OneUseBuffers TierShape::one_use(const CopyLayouts & layouts, ExpertKey key, uint32_t part_idx) const {
     if (has_ring()) {
         return {0, n_buffers, ring_area(), 0, buffer_bytes};
     }
     const CopyLayout & layout     = layouts.of(key);
     const uint64_t     slot_bytes = layouts.classes[layout.class_idx].slot_bytes;
-    uint32_t           first_idx  = 0;
-    for (uint32_t i = 0; i < layout.class_idx; i++) {
-        first_idx += n_spare[i] * max_parts;
-    }
-    const uint32_t n = n_spare[layout.class_idx];
-    return {first_idx + part_idx * n, n, layout.class_idx,
+    return {first_spare_idx(layout.class_idx, part_idx), n_spare[layout.class_idx], layout.class_idx,
             n_slots[layout.class_idx] * slot_bytes + layout.parts[part_idx].data_offset, slot_bytes};
 }
 

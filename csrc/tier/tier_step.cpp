@@ -47,27 +47,21 @@ void TierStep::find_missing(std::vector<uint32_t> & key_idxs, std::vector<int32_
 
 int32_t TierStep::begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand) {
     assert(!(wait && !held_.empty()));
-    const OneUseBuffers one_use    = tier_.one_use(key, part_idx);
-    int32_t             buffer_idx = -1;
+    int32_t buffer_idx = -1;
     {
         MutexLock lock(tier_.mu_);
-        auto &    buffers = tier_.buffers_;
-        for (;;) {
-            const auto end   = buffers.begin() + one_use.first_idx + one_use.n;
-            const auto found = std::find(end - one_use.n, end, DeviceTier::BufferState::free);
-            if (found != end) {
-                *found     = DeviceTier::BufferState::copying;
-                buffer_idx = static_cast<int32_t>(found - buffers.begin());
-                break;
-            }
+        for (buffer_idx = tier_.find_one_use(key, part_idx); buffer_idx < 0;
+             buffer_idx = tier_.find_one_use(key, part_idx)) {
             if (!wait) {
                 return -1;
             }
             tier_.changed_.wait(tier_.mu_);
         }
+        tier_.buffers_[static_cast<size_t>(buffer_idx)] = DeviceTier::BufferState::copying;
         tier_.stats_.n_device_parts++;
     }
     held_.push_back(buffer_idx);
+    const OneUseBuffers one_use = tier_.one_use(key, part_idx);
     tier_.queue_.push({static_cast<uint64_t>(buffer_idx), one_use.area_idx, one_use.offset(buffer_idx), src,
                        tier_.layouts_.of(key).parts[part_idx].n_bytes},
                       is_demand);

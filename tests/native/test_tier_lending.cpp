@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -44,21 +45,68 @@ TEST_CASE("what lies in the lent slots goes, the rest stays") {
     for (const OneUse one_use : {OneUse::ring, OneUse::spare_slots}) {
         TierBench bench(two_layers(), 10, 0.0, false, one_use);
         fill(bench, 5);
+        const bool                  has_ring = one_use == OneUse::ring;
+        const std::vector<uint16_t> left     = has_ring ? std::vector<uint16_t>{0, 1} : std::vector<uint16_t>{0, 1, 2};
         {
             Staging staging(bench.tier);
-            staging.borrow(1); // of the same class: the last 8 of 10
-            CHECK(resident(bench, 0) == std::vector<uint16_t>{0, 1});
-            CHECK(bench.tier.stats().resident_bytes[0] == 2 * 8'500);
-            CHECK(bench.tier.stats().n_evictions == 3);
+            staging.borrow(1); // of the same class: the last 8 of 10, or the last 7 and a spare one
+            CHECK(resident(bench, 0) == left);
+            CHECK(bench.tier.stats().resident_bytes[0] == left.size() * 8'500);
+            CHECK(bench.tier.stats().n_evictions == 5 - left.size());
             staging.borrow(0);
-            CHECK(bench.tier.stats().n_evictions == 3);
+            CHECK(bench.tier.stats().n_evictions == 5 - left.size());
             const auto step = bench.tier.begin(bench.model.keys(0, {0, 4}));
             CHECK(bench.is_right({0, 0}, step->slot(0)));
             CHECK_FALSE(step->slot(1));
             bench.tier.check_invariants();
         }
-        CHECK(resident(bench, 0) == std::vector<uint16_t>{0, 1}); // still lent
+        CHECK(resident(bench, 0) == left); // still lent
     }
+}
+
+TEST_CASE("where spare slots are lent, a token's copies have those that are left") {
+    TierBench bench(two_layers(), 10, 0.0, false, OneUse::spare_slots);
+    {
+        Staging staging(bench.tier);
+        staging.borrow(0);
+        const uint64_t area  = bench.tier.staged_offset(0);
+        const uint64_t n_all = 8 * bench.layouts.classes[0].slot_bytes;
+        const auto     step  = bench.tier.begin({});
+        for (uint16_t e = 0; e < 2; e++) {
+            const int32_t buffer_idx = bench.copy(*step, {1, e}, 0);
+            REQUIRE(buffer_idx >= 0);
+            const uint64_t offset = bench.tier.one_use({1, e}, 0).offset(buffer_idx);
+            CHECK((offset < area || offset >= area + n_all));
+        }
+        CHECK(bench.copy(*step, {1, 2}, 0) == -1);
+    }
+    bench.tier.take_back();
+    const auto step = bench.tier.begin({});
+    for (uint16_t e = 0; e < 3; e++) {
+        CHECK(bench.copy(*step, {1, e}, 0) >= 0);
+    }
+}
+
+TEST_CASE("a copy in a spare slot that is to be lent is waited for until it was used") {
+    TierBench         bench(two_layers(), 10, 0.0, false, OneUse::spare_slots);
+    auto              step       = bench.tier.begin({});
+    const int32_t     buffer_idx = bench.copy(*step, {1, 3}, 1);
+    std::atomic<bool> is_lent{false};
+    std::thread       borrower([&] {
+        Staging staging(bench.tier);
+        staging.borrow(0);
+        is_lent = true;
+    });
+    while (bench.copy(*step, {1, 0}, 0) >= 0) { // until all are held, or but for those that are kept
+        std::this_thread::yield();
+    }
+    step->wait_copy(buffer_idx);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    CHECK_FALSE(is_lent);
+    CHECK(bench.is_right({1, 3}, 1, buffer_idx));
+    step.reset();
+    borrower.join();
+    CHECK(is_lent);
 }
 
 TEST_CASE("nobody is given a lent slot, until they are taken back") {
@@ -199,7 +247,7 @@ TEST_CASE("a layer that is there for good is not staged") {
 }
 
 TEST_CASE("one borrows while another decodes") {
-    TierBench        bench(two_layers(), 10, 0.002);
+    TierBench        bench(two_layers(), 10, 0.002, false, OneUse::spare_slots);
     std::atomic<int> n_wrong{0}, n_done{0};
     const auto       prompt = [&](uint16_t layer_idx) {
         for (int pass = 0; pass < 30; pass++) {
@@ -236,6 +284,10 @@ TEST_CASE("one borrows while another decodes") {
             n_wrong += step->slot(0) && !bench.is_right({layer_idx, e}, step->slot(0)) ? 1 : 0;
             n_wrong += step->slot(1) && !bench.is_right({layer_idx, next}, step->slot(1)) ? 1 : 0;
             bench.promote({layer_idx, e});
+            const int32_t buffer_idx = bench.copy(*step, {layer_idx, next}, 1, true); // the others decode likewise
+            step->wait_copy(buffer_idx);
+            n_wrong += bench.is_right({layer_idx, next}, 1, buffer_idx) ? 0 : 1;
+            step->release(buffer_idx);
         }
     };
     std::vector<std::thread> threads;

@@ -185,31 +185,39 @@ TEST_CASE("a class lends slots if it has as many as its largest layer has expert
     const CopyLayouts layouts = device_layouts(model, false);
     REQUIRE(layouts.classes.size() == 2);
     const uint64_t all_bytes = 14 * layouts.classes[0].slot_bytes + 12 * layouts.classes[1].slot_bytes;
-    const auto     shaped    = [&](uint64_t expert_bytes, bool has_staging = true) {
-        TierOptions options = small_options(expert_bytes, OneUse::ring);
+    const auto     shaped    = [&](uint64_t expert_bytes, OneUse one_use, bool has_staging = true) {
+        TierOptions options = small_options(expert_bytes, one_use);
         options.has_staging = has_staging;
         return shape_tier(layouts, largest_part_bytes(layouts), UINT64_MAX, options);
     };
     bool was_lent[2] = {}, was_not[2] = {};
-    for (uint64_t n_bytes = 0; n_bytes < all_bytes; n_bytes += 5'000) {
-        const TierShape shape = shaped(n_bytes);
-        for (uint32_t c = 0; c < 2; c++) {
-            const uint32_t n_expert = c == 0 ? 8 : 6;
-            CHECK(shape.n_staged[c] == (shape.n_slots[c] >= n_expert ? n_expert : 0));
-            CHECK(shape.first_staged_slot(c) + shape.n_staged[c] == shape.n_slots[c]);
-            CHECK((shape.n_staged[c] > 0 || n_bytes < staged_bytes(layouts)));
-            (shape.n_staged[c] > 0 ? was_lent : was_not)[c] = true;
+    for (const OneUse one_use : {OneUse::ring, OneUse::spare_slots}) {
+        for (uint64_t n_bytes = 0; n_bytes < all_bytes; n_bytes += 5'000) {
+            const TierShape shape = shaped(n_bytes, one_use);
+            for (uint32_t c = 0; c < 2; c++) {
+                const uint32_t n_expert = c == 0 ? 8 : 6;
+                CHECK(shape.n_staged[c] == (shape.n_slots[c] >= n_expert ? n_expert : 0));
+                // Two of three spare slots are left: a token uses as many experts.
+                CHECK(shape.n_kept[c] == (one_use == OneUse::ring ? 0 : 2));
+                CHECK(shape.first_staged_slot(c) + shape.n_staged[c] ==
+                      shape.n_slots[c] + (one_use == OneUse::ring ? 0 : 1));
+                CHECK((shape.n_staged[c] > 0 || n_bytes < staged_bytes(layouts)));
+                (shape.n_staged[c] > 0 ? was_lent : was_not)[c] = true;
+            }
+            uint64_t used_bytes = 0; // none beside the slots, and the ring or the spare ones
+            for (const uint64_t n : shape.area_bytes) {
+                used_bytes += n;
+            }
+            const uint64_t one_use_bytes = one_use == OneUse::ring
+                                               ? shape.n_buffers * shape.buffer_bytes
+                                               : 3 * (layouts.classes[0].slot_bytes + layouts.classes[1].slot_bytes);
+            CHECK(used_bytes <= n_bytes + one_use_bytes);
+            CHECK(shape.n_buffers_in_all() == shape.n_one_use() + (shape.n_staged[0] + shape.n_staged[1]) * max_parts);
+            CHECK(shaped(n_bytes, one_use, false).n_staged == std::vector<uint32_t>{0, 0});
         }
-        uint64_t used_bytes = 0; // none beside the slots and the ring
-        for (const uint64_t n : shape.area_bytes) {
-            used_bytes += n;
-        }
-        CHECK(used_bytes <= n_bytes + shape.n_buffers * shape.buffer_bytes);
-        CHECK(shape.n_buffers_in_all() == shape.n_one_use() + (shape.n_staged[0] + shape.n_staged[1]) * max_parts);
-        CHECK(shaped(n_bytes, false).n_staged == std::vector<uint32_t>{0, 0});
+        CHECK(shaped(all_bytes, one_use).n_staged == std::vector<uint32_t>{0, 0}); // what fits whole is not staged
     }
     CHECK((was_lent[0] && was_not[0] && was_lent[1] && was_not[1]));
-    CHECK(shaped(all_bytes).n_staged == std::vector<uint32_t>{0, 0}); // what fits whole is not staged
 }
 
 TEST_CASE("with lo copies nothing is staged") {
