@@ -23,6 +23,8 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as c_api
 
+_GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
+
 
 class _Override(ctypes.Structure):
     """llama_model_tensor_buft_override."""
@@ -88,6 +90,19 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         **given,
     )
     return model
+
+
+def used_vram_bytes() -> int:
+    """What the first GPU holds, of every process: buffers, the CUDA context and llama.cpp's pool."""
+    registry = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml.so"))
+    registry.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+    device = registry.ggml_backend_dev_by_type(_GPU)
+    if device is None:
+        return 0
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    base = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
+    base.ggml_backend_dev_memory(ctypes.c_void_p(device), ctypes.byref(free), ctypes.byref(total))
+    return total.value - free.value
 
 
 def settle(model: llama_cpp.Llama) -> None:
@@ -159,6 +174,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "prompt_tok_s": [options.prompt_tokens / s for s in prompt_s],
         "decode_tok_s": len(token_s) / sum(token_s),
         "median_token_ms": 1e3 * float(np.median(token_s)),
+        "used_vram_bytes": used_vram_bytes(),
     }
     if read_stats:
         stats = read_stats().since(before)
