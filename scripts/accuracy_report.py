@@ -1,4 +1,4 @@
-"""Makes the tables and the plot of docs/accuracy.md from what accuracy_sweep.py wrote.
+"""Makes the tables that docs/accuracy.md has a part of, and its plot, from what accuracy_sweep.py wrote.
 
     python scripts/accuracy_report.py accuracy.jsonl --plot docs/accuracy.png > tables.md
 
