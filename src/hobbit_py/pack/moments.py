@@ -21,7 +21,7 @@ Correlations = npt.NDArray[np.int8]
 _STEPS = 127
 
 # What is known before a row was seen counts as so many rows. Neighbouring tokens are alike, so that a thousand of them
-# say less than their number; the figures were the best on text that was not measured (docs/accuracy.md).
+# say less than their number; the figures are the best of seven pairs, which differ by 3% (docs/accuracy.md).
 _LAYER_ROWS = 1000.0  # an expert's inputs are like those of its layer, where it shares them
 _WHITE_ROWS = 3000.0  # inputs are alike and do not go together
 
