@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hobbit_py import cli
+from hobbit_py import cli, policies
 from hobbit_py.cli import common
 from hobbit_py.errors import HobbitError
 from hobbit_py.policies import HobbitThresholds, Substitute, WeightThresholds
@@ -52,6 +52,21 @@ def test_what_is_given_by_hand_is_what_the_model_runs_with(
     assert loaded == [
         {"policy": WeightThresholds(0.3, fall=0.01), "lo_share": 0.15, "router_filter": Substitute(0.5)},
     ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_thresholds_are_made_once(
+    command: str, model: Path, loaded: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def make(**thresholds: float) -> WeightThresholds:
+        made.append(WeightThresholds(**thresholds))
+        return made[-1]
+
+    monkeypatch.setattr(policies, "WeightThresholds", make)
+    assert cli.main([command, str(model), *COMMANDS[command], "--hi-above", "0.3"]) == 1
+    assert [found["policy"] for found in loaded] == made == [WeightThresholds(0.3)]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+_THRESHOLDS = ("hi_above", "fall", "wait_above", "skip_below")
 _OPTIONS = (
     click.option(
         "--hi-above",
@@ -72,45 +73,35 @@ def mixed_options(command: _Command) -> _Command:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedOptions:
-    """Settings of mixed mode as they were given; None leaves one to hobbit_py.Llama."""
+    """Settings of mixed mode, made of what was given; None leaves one to hobbit_py.Llama."""
 
-    hi_above: float | None = None
-    fall: float | None = None
-    wait_above: float | None = None
-    skip_below: float | None = None
+    names: tuple[str, ...] = ()
+    """The options that were given."""
+    policy: WeightThresholds | None = None
     lo_share: float | None = None
-    reroute: float | None = None
+    router_filter: Substitute | None = None
 
     @classmethod
     def taken_from(cls, parameters: dict[str, Any]) -> MixedOptions:
-        """Takes its own out of what click made of a command's parameters."""
-        return cls(**{field.name: parameters.pop(field.name, None) for field in fields(cls)})
+        """Takes its own out of what click made of a command's parameters.
 
-    @property
-    def names(self) -> list[str]:
-        """The options that were given."""
-        return [f"--{name.replace('_', '-')}" for name in self._given()]
+        Raises UsageError for those that mean nothing together.
+        """
+        from ..policies import Substitute, WeightThresholds
 
-    def policy(self) -> WeightThresholds | None:
-        """The thresholds, None if none was given; raises UsageError for those that mean nothing together."""
-        from ..policies import WeightThresholds
-
-        thresholds = {name: value for name, value in self._given().items() if name not in ("lo_share", "reroute")}
-        if self.fall is not None and self.hi_above is None:
+        own = {name: parameters.pop(name, None) for name in (*_THRESHOLDS, "lo_share", "reroute")}
+        given = {name: value for name, value in own.items() if value is not None}
+        thresholds = {name: given[name] for name in _THRESHOLDS if name in given}
+        if "fall" in given and "hi_above" not in given:
             raise UsageError("--fall says by how much --hi-above falls from layer to layer; give --hi-above as well.")
-        return WeightThresholds(**{"hi_above": 0.0, **thresholds}) if thresholds else None
-
-    def router_filter(self) -> Substitute | None:
-        """The router filter, None if there was no word of one."""
-        from ..policies import Substitute
-
-        return None if self.reroute is None else Substitute(self.reroute)
+        return cls(
+            names=tuple(f"--{name.replace('_', '-')}" for name in given),
+            policy=WeightThresholds(**{"hi_above": 0.0, **thresholds}) if thresholds else None,
+            lo_share=given.get("lo_share"),
+            router_filter=Substitute(given["reroute"]) if "reroute" in given else None,
+        )
 
     def keywords(self) -> dict[str, Any]:
-        """Those of hobbit_py.Llama that were given; raises UsageError as `policy`."""
-        found = {"policy": self.policy(), "lo_share": self.lo_share, "router_filter": self.router_filter()}
-        return {name: value for name, value in found.items() if value is not None}
-
-    def _given(self) -> dict[str, float]:
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Those of hobbit_py.Llama that were given."""
+        found = {"policy": self.policy, "lo_share": self.lo_share, "router_filter": self.router_filter}
         return {name: value for name, value in found.items() if value is not None}

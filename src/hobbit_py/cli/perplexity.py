@@ -100,9 +100,8 @@ def _own_keywords(
 
     names = [name for name, value in (("--t1", t1), ("--t2", t2)) if value is not None]
     keywords: dict[str, Any] = {}
-    policy = mixed.policy()  # refuses what means nothing together, before anything is loaded
     if names:
-        if policy is not None:
+        if mixed.policy is not None:
             raise UsageError(
                 "--hi-above, --fall, --wait-above and --skip-below judge an expert by its own weight, --t1 and --t2 by "
                 "that of the better ones: give one kind."
