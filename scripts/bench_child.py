@@ -53,7 +53,7 @@ def load_stock(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
 
 def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
     import hobbit_py
-    from hobbit_py.policies import Substitute, WeightThresholds
+    from hobbit_py.policies import Reroute, Substitute, WeightThresholds
 
     budget: dict[str, Any] = {}
     if options.memory is not None:
@@ -64,6 +64,8 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
         budget["policy"] = WeightThresholds(options.hi_above, options.skip_below, options.wait_above, options.fall)
     if options.reroute is not None:
         budget["router_filter"] = Substitute(options.reroute)
+    elif options.reroute_below is not None:
+        budget["router_filter"] = Reroute(options.reroute_below)
     model: llama_cpp.Llama = hobbit_py.Llama(
         options.model,
         precision=options.precision,
@@ -118,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait-above", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
     parser.add_argument("--fall", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
     parser.add_argument("--skip-below", type=float, default=0.0, help="hobbit: likewise, with --hi-above (0)")
-    parser.add_argument("--reroute", type=float, help="hobbit: margin of policies.Substitute (none)")
+    rerouting = parser.add_mutually_exclusive_group()
+    rerouting.add_argument("--reroute", type=float, help="hobbit: margin of policies.Substitute (none)")
+    rerouting.add_argument("--reroute-below", type=float, help="hobbit: tolerance of policies.Reroute (none)")
     try:
         result = measure_engine(parser.parse_args(arguments))
     except (OSError, ValueError, RuntimeError, ImportError) as error:

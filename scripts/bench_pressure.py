@@ -158,7 +158,7 @@ class Bench:
             if case.precision == "mixed":
                 command += ["--lo", str(options.lo)]
                 command += ["--hi", str(options.hi)] if options.hi is not None else []
-                for name in ("hi_above", "fall", "wait_above", "skip_below", "lo_share", "reroute"):
+                for name in ("hi_above", "fall", "wait_above", "skip_below", "lo_share", "reroute", "reroute_below"):
                     if getattr(options, name) is not None:
                         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
             if box_bytes is not None:
@@ -228,7 +228,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--skip-below", type=float, help="mixed: gate weight below which a missing expert is skipped (0)"
     )
     parser.add_argument("--lo-share", type=float, help="mixed: of the experts' memory, for lo copies (as tuned)")
-    parser.add_argument("--reroute", type=float, help="mixed: margin of policies.Substitute (none)")
+    rerouting = parser.add_mutually_exclusive_group()
+    rerouting.add_argument("--reroute", type=float, help="mixed: margin of policies.Substitute (none)")
+    rerouting.add_argument("--reroute-below", type=float, help="mixed: tolerance of policies.Reroute (none)")
     parser.add_argument("--engines", default="stock,hobbit", help="which to run (stock,hobbit)")
     parser.add_argument(
         "--boxes",

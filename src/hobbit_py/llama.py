@@ -76,9 +76,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             `hobbit_py.policies.registry`, where other packages may add theirs. None: the thresholds that `hobbit tune`
             found for this model, else those of `mixed.default_policy`.
         skip_renorm: See `set_policy`.
-        router_filter: `policies.CachePrior` or `policies.Substitute`: prefer resident experts where the router nearly
-            does not care. Changes results. None: the preset's; in mixed mode, with preset, policy and lo_share left
-            out as well, what `hobbit tune --reroute` found.
+        router_filter: `policies.CachePrior`, `policies.Reroute` or `policies.Substitute`: prefer resident experts where
+            the router nearly does not care. Changes results. None: the preset's; in mixed mode, with preset, policy and
+            lo_share left out as well, what `hobbit tune` found.
         eviction: Decides which resident expert goes; likewise. None: the preset's. One written in Python is asked once
             a layer, by the thread that computes.
         warm_start: Remember on close() which experts were in memory (`hobbit_py.warm_start`), and read those that the

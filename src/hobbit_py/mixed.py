@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
-from .policies import AlwaysLow, PrecisionPolicy, RouterFilter, Substitute, WeightThresholds
+from .policies import AlwaysLow, CachePrior, PrecisionPolicy, Reroute, RouterFilter, Substitute, WeightThresholds
 from .sizes import format_bytes
 from .tune import Tuning, load_tuning, tuned_copies
 
@@ -163,6 +163,7 @@ def lo_alone_settings(
     hi: str | os.PathLike[str] | None = None,
 ) -> MixedSettings:
     """Of a GPU that uses lo copies alone; `is_held`: all are there; the others are those of `mixed_settings`."""
+    router_filter = _active(router_filter)
     on_gpu = "and all on the GPU, " if is_held else ""
     what = f"Every expert is used in its lo copy, {on_gpu}from {Path(lo).name}{_rerouting_words(router_filter)}"
     tuning = load_tuning(model_paths, lo, hi)
@@ -201,6 +202,7 @@ def mixed_settings(
     `default_lo_share`; `has_tier`: a GPU with memory of its own computes; `router_filter`: that of the run, which the
     note takes into account.
     """
+    router_filter = _active(router_filter)
     what = f"Mixed precision with lo copies from {Path(lo).name}"
     if hi is not None:
         what += f" and hi copies from {Path(hi).name}"
@@ -240,8 +242,16 @@ def _tuned_note(what: str, tuning: Tuning, router_filter: RouterFilter | None) -
     return f"{what}; {loss}."
 
 
+def _active(router_filter: RouterFilter | None) -> RouterFilter | None:
+    """None for one that changes nothing."""
+    match router_filter:
+        case CachePrior(strength=0) | Reroute(tolerance=0) | Substitute(margin=0):
+            return None
+    return router_filter
+
+
 def _rerouting_words(router_filter: RouterFilter | None) -> str:
-    return "" if router_filter in (None, Substitute(0.0)) else ", missing experts rerouted to resident ones"
+    return "" if router_filter is None else ", missing experts rerouted to resident ones"
 
 
 def _filter_words(router_filter: RouterFilter | None) -> str:

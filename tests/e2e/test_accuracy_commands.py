@@ -83,8 +83,9 @@ def test_thresholds_fall_from_layer_to_layer(model: Path) -> None:
 def test_rerouting_by_hand(model: Path) -> None:
     arguments = ("perplexity", model, "--text", sample_text(), "--tokens", "64", "--ctx", "64")
     arguments += ("--expert-memory", QUARTER, "--hi-above", "0.3", "--lo-share", "0.5")
-    plain, rerouted = report(*arguments), report(*arguments, "--reroute", "0.7")
-    assert rerouted["read_bytes_per_token"] < plain["read_bytes_per_token"]
+    plain = report(*arguments)
+    for rule in (("--reroute", "0.7"), ("--reroute-below", "0.5")):
+        assert report(*arguments, *rule)["read_bytes_per_token"] < plain["read_bytes_per_token"], rule
 
 
 def test_report_in_words(model: Path) -> None:

@@ -15,7 +15,7 @@ from hobbit_py.bench.drive import DriveError, best_random_reads, measure_random_
 from hobbit_py.bench.memory_load import memory_load
 from hobbit_py.bench.roofline import Roofline
 from hobbit_py.bench.runs import Budget, Case, MixedSetup, Run, Setup, check_exact, figures_of
-from hobbit_py.policies import Substitute, WeightThresholds
+from hobbit_py.policies import Reroute, RouterFilter, Substitute, WeightThresholds
 
 RESIDENT = Case(Budget.everything(), "exact")
 HALF = Case(Budget("half", expert_memory=1 << 20), "exact")
@@ -98,12 +98,13 @@ def test_exact_runs_must_agree_as_far_as_both_decoded() -> None:
     check_exact([Run(RESIDENT, measured(1, tokens=(1, 2))), Run(mixed, measured(1, tokens=(3, 4)))])
 
 
-def test_a_job_survives_its_way_to_the_child() -> None:
+@pytest.mark.parametrize("router_filter", [Reroute(0.15), Substitute(0.5)], ids=repr)
+def test_a_job_survives_its_way_to_the_child(router_filter: RouterFilter) -> None:
     job = Job("m.gguf", "t.txt", {"memory": "1GiB", "n_threads": 2}, RunShape(n_prompt=3, max_decode_s=1.5))
     assert Job.from_json(job.to_json()) == job
     endless = Job("m.gguf", "t.txt")
     assert Job.from_json(endless.to_json()) == endless
-    by_hand = dataclasses.replace(job, policy=WeightThresholds(0.3, fall=0.01), router_filter=Substitute(0.5))
+    by_hand = dataclasses.replace(job, policy=WeightThresholds(0.3, fall=0.01), router_filter=router_filter)
     assert Job.from_json(by_hand.to_json()) == by_hand
 
 

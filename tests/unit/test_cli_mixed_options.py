@@ -8,7 +8,7 @@ import pytest
 from hobbit_py import cli, policies
 from hobbit_py.cli import common
 from hobbit_py.errors import HobbitError
-from hobbit_py.policies import HobbitThresholds, Substitute, WeightThresholds
+from hobbit_py.policies import HobbitThresholds, Reroute, Substitute, WeightThresholds
 
 COMMANDS = {
     "chat": (),
@@ -77,6 +77,8 @@ def test_thresholds_are_made_once(
         (("--wait-above", "2"), {"policy": WeightThresholds(0.0, wait_above=2.0)}),
         (("--lo-share", "0"), {"lo_share": 0.0}),
         (("--reroute", "0"), {"router_filter": Substitute(0.0)}),
+        (("--reroute-below", "0.15"), {"router_filter": Reroute(0.15)}),
+        (("--reroute-below", "0"), {"router_filter": Reroute(0.0)}),
         (("--reroute", "0.5", "--precision", "mixed", "--preset", "baseline"), {"router_filter": Substitute(0.5)}),
     ],
     ids=str,
@@ -116,6 +118,11 @@ def test_hobbits_thresholds_are_those_of_perplexity(model: Path, loaded: list[di
         (("--hi-above", "nan"), "nan is not a finite number"),
         (("--fall", "inf", "--hi-above", "0.3"), "inf is not a finite number"),
         (("--reroute", "1.5"), "1.5 is not in the range"),
+        (("--reroute-below", "1.5"), "1.5 is not in the range"),
+        (
+            ("--reroute", "0", "--reroute-below", "0.15"),
+            "--reroute and --reroute-below are two rules for which missing expert gives way; give one of them.",
+        ),
     ],
     ids=str,
 )

@@ -22,7 +22,7 @@ from hobbit_py.mixed import (
     tuned_filter,
     wants_lo_alone,
 )
-from hobbit_py.policies import HI, CachePrior, RouterFilter, Substitute, WeightThresholds
+from hobbit_py.policies import HI, CachePrior, Reroute, RouterFilter, Substitute, WeightThresholds
 from hobbit_py.tune import Tuning, load_tuning, save_tuning, tuning_path
 from hobbit_py.tune.routing import (
     HI_A_TOKEN,
@@ -188,6 +188,7 @@ def test_rerouting_is_stored(pair: tuple[Path, Path]) -> None:
             "missing experts rerouted to resident ones; loss 0.4% perplexity, measured by hobbit tune.",
         ),
         (0.3, None, "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
+        (0.0, Reroute(0.0), "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune."),
         (0.3, Substitute(0.0), "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
         (
             0.0,
@@ -229,6 +230,11 @@ def test_the_note_says_what_the_loss_was_measured_with(
             ", missing experts rerouted to resident ones; the loss of these settings ",
         ),
         ({"lo_share": 0.15}, "; the loss of these settings is not known"),
+        ({"router_filter": Reroute(0.15)}, ", missing experts rerouted to resident ones; the loss of these settings "),
+        *(
+            ({"router_filter": unchanging}, "; its loss was not measured yet, 'hobbit tune' does.")
+            for unchanging in (CachePrior(0.0), Reroute(0.0), Substitute(0.0))
+        ),
     ],
     ids=str,
 )

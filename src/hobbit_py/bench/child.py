@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HobbitError
-from ..policies import Substitute, WeightThresholds
+from ..policies import Reroute, Substitute, WeightThresholds
 from .decode import Measurement, RunShape, measure
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Job:
     keywords: dict[str, Any] = field(default_factory=dict)
     shape: RunShape = field(default_factory=RunShape)
     policy: WeightThresholds | None = None
-    router_filter: Substitute | None = None
+    router_filter: Reroute | Substitute | None = None
 
     def to_json(self) -> str:
         """Returns the document that `from_json` reads."""
@@ -42,7 +42,8 @@ class Job:
     def from_json(cls, document: str) -> Job:
         """Reads what `to_json` wrote."""
         fields = json.loads(document)
-        kinds = {"shape": RunShape, "policy": WeightThresholds, "router_filter": Substitute}
+        router_filter = Reroute if "tolerance" in (fields["router_filter"] or {}) else Substitute
+        kinds = {"shape": RunShape, "policy": WeightThresholds, "router_filter": router_filter}
         return cls(**fields | {name: kind(**fields[name]) for name, kind in kinds.items() if fields[name] is not None})
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HobbitError
-from ..policies import Substitute, WeightThresholds
+from ..policies import Reroute, Substitute, WeightThresholds
 from .child import MODULE, Job
 from .decode import Measurement, RunShape
 from .roofline import Roofline
@@ -54,7 +54,7 @@ class MixedSetup:
     hi: str | None = None
     policy: WeightThresholds | None = None
     lo_share: float | None = None
-    router_filter: Substitute | None = None
+    router_filter: Reroute | Substitute | None = None
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from ..errors import UsageError
 from . import values
 
 if TYPE_CHECKING:
-    from ..policies import Substitute, WeightThresholds
+    from ..policies import Reroute, Substitute, WeightThresholds
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _THRESHOLDS = ("hi_above", "fall", "wait_above", "skip_below")
+_ROUTER_FILTERS = ("reroute", "reroute_below")
 _OPTIONS = (
     click.option(
         "--hi-above",
@@ -59,9 +60,17 @@ _OPTIONS = (
         "--reroute",
         type=click.FloatRange(0, 1),
         callback=values.finite,
-        metavar="X",
+        metavar="MARGIN",
         help="A missing expert gives way to a resident one that the router rates alike within this share. Changes "
         "which experts a token gets.",
+    ),
+    click.option(
+        "--reroute-below",
+        type=click.FloatRange(0, 1),
+        callback=values.finite,
+        metavar="TOLERANCE",
+        help="Likewise, instead of --reroute: where this changes the layer's output by less, judged by the weights of "
+        "both. The fewer bytes for the same loss.",
     ),
 )
 
@@ -79,7 +88,7 @@ class MixedOptions:
     """The options that were given."""
     policy: WeightThresholds | None = None
     lo_share: float | None = None
-    router_filter: Substitute | None = None
+    router_filter: Reroute | Substitute | None = None
 
     @classmethod
     def taken_from(cls, parameters: dict[str, Any]) -> MixedOptions:
@@ -87,18 +96,27 @@ class MixedOptions:
 
         Raises UsageError for those that mean nothing together.
         """
-        from ..policies import Substitute, WeightThresholds
+        from ..policies import Reroute, Substitute, WeightThresholds
 
-        own = {name: parameters.pop(name, None) for name in (*_THRESHOLDS, "lo_share", "reroute")}
+        own = {name: parameters.pop(name, None) for name in (*_THRESHOLDS, "lo_share", *_ROUTER_FILTERS)}
         given = {name: value for name, value in own.items() if value is not None}
         thresholds = {name: given[name] for name in _THRESHOLDS if name in given}
         if "fall" in given and "hi_above" not in given:
             raise UsageError("--fall says by how much --hi-above falls from layer to layer; give --hi-above as well.")
+        if all(name in given for name in _ROUTER_FILTERS):
+            raise UsageError(
+                "--reroute and --reroute-below are two rules for which missing expert gives way; give one of them."
+            )
+        router_filter: Reroute | Substitute | None = None
+        if "reroute" in given:
+            router_filter = Substitute(given["reroute"])
+        elif "reroute_below" in given:
+            router_filter = Reroute(given["reroute_below"])
         return cls(
             names=tuple(f"--{name.replace('_', '-')}" for name in given),
             policy=WeightThresholds(**{"hi_above": 0.0, **thresholds}) if thresholds else None,
             lo_share=given.get("lo_share"),
-            router_filter=Substitute(given["reroute"]) if "reroute" in given else None,
+            router_filter=router_filter,
         )
 
     def keywords(self) -> dict[str, Any]:
