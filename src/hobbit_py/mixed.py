@@ -177,7 +177,7 @@ def lo_alone_settings(
 def tuned_filter(
     model_paths: Sequence[str], lo: str | os.PathLike[str], hi: str | os.PathLike[str] | None = None
 ) -> RouterFilter | None:
-    """What `hobbit tune --reroute` chose for this model and its copies; None: nothing."""
+    """What `hobbit tune --try-rerouting` chose for this model and its copies; None: nothing."""
     tuning = load_tuning(model_paths, lo, hi)
     return None if tuning is None else tuning.router_filter()
 

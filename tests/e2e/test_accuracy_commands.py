@@ -99,7 +99,7 @@ def test_report_in_words(model: Path) -> None:
 SETTINGS = ("hi_above", "wait_above", "skip_below", "tilt", "lo_share", "reroute_margin")
 
 
-@pytest.mark.parametrize("options", [(), ("--reroute",)], ids=str)
+@pytest.mark.parametrize("options", [(), ("--try-rerouting",)], ids=str)
 def test_tune_stores_what_the_next_run_uses(model: Path, options: tuple[str, ...]) -> None:
     size = ("--expert-memory", QUARTER, "--tokens", "128", "--ctx", "128", "--max-loss", "5%")
     tuned = report("tune", model, *size, *options)
@@ -182,7 +182,7 @@ def test_a_plain_run_uses_the_pair_that_was_tuned(tmp_path: Path) -> None:
     assert hobbit(*trace, tmp_path / "before.npz").returncode == 0
     assert f"lo copies from {largest.name}; its loss was not measured yet" in hobbit(*generate).stderr
     text = ("--tokens", "128", "--ctx", "128")
-    tuned = report("tune", path, *size[:2], *text, "--max-loss", "5%", "--hi", hi, "--lo", lo, "--reroute")
+    tuned = report("tune", path, *size[:2], *text, "--max-loss", "5%", "--hi", hi, "--lo", lo, "--try-rerouting")
     assert tuned["hi_above"] > 0
     said = f"Mixed precision with lo copies from {lo.name} and hi copies from {hi.name}"
     plain, named = hobbit(*generate), hobbit(*generate, "--lo", lo, "--hi", hi)

@@ -153,6 +153,12 @@ def test_without_a_lo_copy(
     assert not loaded
 
 
+def test_what_tune_is_to_find_out_cannot_be_given_to_it(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--reroute` takes a margin wherever there is one."""
+    assert cli.main(["tune", str(model), "--reroute"]) == 2
+    assert "No such option" in capsys.readouterr().err
+
+
 def test_both_kinds_of_thresholds(
     model: Path, loaded: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,10 +91,11 @@ def _sentences(result: TuneResult) -> list[str]:
     help="Tokens of a run. [default: 1024; 4000 with --predictor-only]",
 )
 @click.option(
-    "--reroute",
+    "--try-rerouting",
+    "reroute",
     is_flag=True,
-    help="Also try whether a missing expert may give way to a resident one that the router rates nearly alike. Changes "
-    "which experts a token gets.",
+    help="Also try whether a missing expert may give way to a resident one that the router rates nearly alike, within "
+    "several margins (--reroute of other commands). Changes which experts a token gets.",
 )
 @click.option("--eviction-only", is_flag=True, help="Find the eviction policy of exact mode alone: needs no lo copy.")
 @click.option(
@@ -115,8 +116,8 @@ def command(
 
     Measures a handful of settings against exact mode, token by token, with the memory given, and takes the one that is
     fastest by what it reads and waits for. Then replays what the model routed, and keeps the eviction policy that
-    misses least, in exact and in mixed mode. Later runs in mixed mode use what was found, with --reroute the rerouting
-    as well; exact mode never reroutes. MODEL needs a lo copy, see 'hobbit pack', but for --eviction-only and
+    misses least, in exact and in mixed mode. Later runs in mixed mode use what was found, with --try-rerouting the
+    rerouting as well; exact mode never reroutes. MODEL needs a lo copy, see 'hobbit pack', but for --eviction-only and
     --predictor-only.
     """
     from ..bundled import bundled_model, sample_text
@@ -127,7 +128,7 @@ def command(
     if eviction_only and predictor_only:
         raise UsageError("--eviction-only and --predictor-only exclude each other; give one after the other.")
     if reroute and (eviction_only or predictor_only):
-        raise UsageError("--reroute is for mixed mode, which --eviction-only and --predictor-only leave out.")
+        raise UsageError("--try-rerouting is for mixed mode, which --eviction-only and --predictor-only leave out.")
     options = common.ModelOptions.of(model_options).untuned()
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     data = read_text(text or sample_text())
