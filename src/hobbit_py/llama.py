@@ -63,9 +63,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             `hobbit tune` found best for this model and about this much memory, else the defaults. The arguments below
             take precedence.
         precision: "exact", "mixed", or "auto": the preset's, which is mixed for "auto" if there is a lo copy.
-        lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: with
-            hi left out as well those beside the model that `hobbit tune` found settings for, in hi too if it was given
-            such; else the largest one there, `<model>.lo-*.gguf`.
+        lo: GGUF with the low-precision copies (`hobbit pack`), or any other quantisation of the same model. None: those
+            beside the model that `hobbit tune` found settings for, with hi left out its hi copies as well; else the
+            largest one there, `<model>.lo-*.gguf`, that is coarser than hi.
         hi: GGUF whose experts are the hi copies in mixed mode, finer than `lo`: with little memory an IQ4_XS copy
             (`hobbit pack`) beside a Q2_K one reads less for its loss than the model's own Q8_0 experts would. None:
             the experts of the model, but for what lo says.

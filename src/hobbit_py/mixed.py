@@ -32,24 +32,23 @@ def choose_copies(
 ) -> tuple[_Path | None, _Path | None]:
     """The lo and the hi copies to run with, (None, None) for exact mode; hi None: the experts of the model.
 
-    Those given; with neither those that `hobbit tune` found settings for, if they are still beside the model; else the
-    largest lo copy there.
+    Those given; where lo is not, the one that `hobbit tune` found settings for, with these hi copies if they are given
+    and its own if not, while its files lie beside the model; else the one of `find_lo_for`.
 
-    Raises UsageError for precision "mixed" without a lo copy, and for hi copies without one.
+    Raises UsageError for precision "mixed" without a lo copy, and for hi copies without one; ModelFileError for copies
+    that cannot be read.
     """
     if precision == "exact":
         return None, None
-    tuned = tuned_copies(model_path) if lo is None and hi is None else None
-    if tuned is not None:
-        return tuned.lo, tuned.hi
+    tuned = tuned_copies(model_path) if lo is None else None
+    if tuned is not None and (hi is None or _are_same(hi, tuned.hi)):
+        return tuned.lo, tuned.hi if hi is None else hi
     if lo is None:
-        from .pack import find_lo  # here: its quantisers are needed by no model without a lo copy
-
-        lo = find_lo(model_path)
+        lo = find_lo_for(model_path, hi)
     if lo is None and hi is not None:
         raise UsageError(
-            f"The hi copies {os.fspath(hi)!r} need a lo copy beside them and there is none; make one with 'hobbit "
-            f"pack', or leave hi out."
+            f"The hi copies {os.fspath(hi)!r} need a coarser lo copy and there is none beside "
+            f"{os.fspath(model_path)!r}; name one with lo (--lo), or make one with 'hobbit pack'."
         )
     if lo is None and precision == "mixed":
         raise UsageError(
@@ -59,6 +58,22 @@ def choose_copies(
     return lo, hi
 
 
+def find_lo_for(model_path: _Path, hi: _Path | None) -> Path | None:
+    """The largest lo copy beside the model, with hi copies of their own the largest that is coarser; None: none is.
+
+    Raises ModelFileError for files that cannot be read.
+    """
+    from .pack import find_lo  # here: its quantisers are needed by no model without a lo copy
+    from .pack.paths import find_los
+    from .pack.source import open_model
+
+    if hi is None:
+        return find_lo(model_path)
+    found = sorted(find_los(model_path), key=lambda path: path.stat().st_size, reverse=True)
+    hi_bytes = open_model(Path(hi)).n_bytes if found else 0
+    return next((lo for lo in found if open_model(lo).n_bytes < hi_bytes), None)
+
+
 def check_copies(model_paths: Sequence[str], *copies: str | os.PathLike[str] | None) -> None:
     """Raises ModelFileError for a file of copies that was made from another model; None: there is no such file."""
     from .pack import verify
@@ -66,6 +81,10 @@ def check_copies(model_paths: Sequence[str], *copies: str | os.PathLike[str] | N
     for path in copies:
         if path is not None:
             verify(model_paths, path)
+
+
+def _are_same(hi: _Path, other: Path | None) -> bool:
+    return other is not None and os.path.realpath(hi) == os.path.realpath(other)
 
 
 def check_finer(hi: str | os.PathLike[str], hi_bytes: int, lo: str | os.PathLike[str], lo_bytes: int) -> None:

@@ -7,12 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sample_tuning import TUNING
 from support import N_CTX, ArenaSize, Logits, ModelFactory, StockReference, arena_bytes, eval_logits, make_prompt
 
 import hobbit_py
+from hobbit_py import cli
+from hobbit_py.cli.common import ModelOptions
 from hobbit_py.errors import ModelFileError, UsageError
+from hobbit_py.mixed import choose_copies
 from hobbit_py.policies import AlwaysHigh, AlwaysLow, PrecisionPolicy, WeightThresholds
+from hobbit_py.tune import save_tuning
 
+COMMANDS = (
+    ("chat",),
+    ("generate", "--prompt", "x"),
+    ("serve",),
+    ("bench",),
+    ("tune",),
+    ("perplexity", "--text", __file__),
+)
 HI_TYPE, LO_TYPE = "Q5_0", "Q4_0"  # the model's experts are of Q8_0
 PROMPT, DECODE = make_prompt(64), make_prompt(8, seed=1)
 
@@ -71,11 +84,61 @@ def test_exact_mode_uses_the_model_itself(tiny_model: ModelFactory, stock_refere
     assert stats.precision == "exact"
 
 
-def test_without_a_lo_copy(tiny_model: ModelFactory, tmp_path: Path) -> None:
+@pytest.fixture
+def model(tiny_model: ModelFactory, tmp_path: Path) -> Path:
+    """A model with copies of three sizes beside it, all coarser than its own experts."""
     path = tmp_path / "model.gguf"
     path.symlink_to(tiny_model("qwen3moe"))
-    with pytest.raises(UsageError, match=r"need a lo copy beside them and there is none; make one with 'hobbit pack'"):
-        hobbit_py.Llama(path, hi=tiny_model("qwen3moe", experts_quant=HI_TYPE))
+    for quant in ("Q5_1", HI_TYPE, LO_TYPE):
+        copies_of(path, quant).symlink_to(tiny_model("qwen3moe", experts_quant=quant))
+    return path
+
+
+def copies_of(model: Path, quant: str) -> Path:
+    return model.with_name(f"model.lo-{quant}.gguf")
+
+
+def test_without_a_name_the_largest_lo_copy_that_is_coarser(model: Path) -> None:
+    assert choose_copies(model, None, copies_of(model, "Q5_1"), "auto") == tuple(
+        copies_of(model, quant) for quant in (HI_TYPE, "Q5_1")
+    )
+    assert choose_copies(model, None, copies_of(model, HI_TYPE), "mixed")[0] == copies_of(model, LO_TYPE)
+    assert choose_copies(model, None, model, "auto")[0] == copies_of(model, "Q5_1")
+    with closing(hobbit_py.Llama(model, hi=copies_of(model, HI_TYPE), expert_memory="1MiB", n_ctx=64)) as llama:
+        assert llama.lo_path == str(copies_of(model, LO_TYPE))
+
+
+def test_without_a_name_the_lo_copy_that_was_tuned_beside_them(model: Path) -> None:
+    hi, lo = copies_of(model, "Q5_1"), copies_of(model, LO_TYPE)
+    save_tuning([model], lo, TUNING, hi_path=hi)
+    assert choose_copies(model, None, hi, "auto") == (lo, hi)
+    assert choose_copies(model, None, model, "auto") == (copies_of(model, "Q5_1"), model)
+    assert ModelOptions(model=model, hi=hi).untuned().lo == copies_of(model, HI_TYPE)
+
+
+@pytest.mark.parametrize("are_there_others", [True, False])
+def test_without_a_coarser_lo_copy(
+    model: Path, tiny_model: ModelFactory, are_there_others: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hi = tiny_model("qwen3moe", experts_quant=HI_TYPE)
+    copies_of(model, LO_TYPE).unlink()
+    if not are_there_others:
+        copies_of(model, "Q5_1").unlink()
+        copies_of(model, HI_TYPE).unlink()
+    said = (
+        f"The hi copies {str(hi)!r} need a coarser lo copy and there is none beside {str(model)!r}; name one with lo "
+        "(--lo), or make one with 'hobbit pack'."
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        hobbit_py.Llama(model, hi=hi)
+    for command, *needed in COMMANDS:
+        assert cli.main([command, str(model), *needed, "--hi", str(hi)]) == 2
+        assert capsys.readouterr().err == f"hobbit: {said}\n", command
+
+
+def test_that_are_missing_where_no_lo_copy_is_named(model: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"missing\.gguf' does not exist"):
+        hobbit_py.Llama(model, hi=model.with_name("missing.gguf"))
 
 
 def test_exchanged_with_the_lo_copy(tiny_model: ModelFactory) -> None:

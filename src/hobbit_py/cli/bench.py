@@ -188,7 +188,7 @@ def _save(model: Path, setup: Setup, sizes: ModelSizes, report: Report) -> Path:
     "--hi",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="GGUF with finer copies than --lo, used in mixed mode instead of the model's own experts.",
+    help="GGUF with finer copies than the lo ones, used in mixed mode instead of the model's own experts.",
 )
 @mixed_options
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="The prompt. [default: a bundled text]")

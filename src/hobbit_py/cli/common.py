@@ -63,9 +63,9 @@ class ModelOptions:
 
         That has hi copies beside it sometimes, where the model's own experts are meant.
         """
-        from ..pack import find_lo
+        from ..mixed import find_lo_for
 
-        return replace(self, lo=self.lo or find_lo(model_file(self.model)))
+        return replace(self, lo=self.lo or find_lo_for(model_file(self.model), self.hi))
 
     def unfiltered(self) -> ModelOptions:
         """The same, with the baseline's policies instead of a preset that changes what the router chooses."""
@@ -127,7 +127,7 @@ _MODEL_PARAMETERS = (
         "--hi",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="GGUF with finer copies than --lo, used in mixed mode instead of the model's own experts.",
+        help="GGUF with finer copies than the lo ones, used in mixed mode instead of the model's own experts.",
     ),
     click.option("--verbose", is_flag=True, help="Show llama.cpp's log on stderr."),
 )
