@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ModelFactory
 
 from hobbit_py import cli, policies
 from hobbit_py.cli import common
@@ -151,6 +152,53 @@ def test_without_a_lo_copy(
         "with 'hobbit pack', or name one with --lo.\n"
     )
     assert not loaded
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "bench"])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--precision", "mixed"), "--precision mixed"),
+        (("--lo", __file__), "--lo"),
+        (("--hi", __file__, "--hi-above", "0.3", "--fall", "0.01"), "--hi, --hi-above and --fall"),
+        (("--lo-share", "0.5", "--reroute-below", "0.1"), "--lo-share and --reroute-below"),
+    ],
+    ids=str,
+)
+def test_a_model_without_experts_has_no_use_for_any_of_it(
+    command: str,
+    arguments: tuple[str, ...],
+    named: str,
+    tiny_model: ModelFactory,
+    loaded: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = str(tiny_model("llama-dense"))
+    assert cli.main([command, model, *COMMANDS.get(command, ()), *arguments]) == 2
+    assert (
+        capsys.readouterr().err == f"hobbit: {model!r} has no experts, so there is no use for {named}; leave it out.\n"
+    )
+    assert not loaded
+
+
+def test_nor_for_an_eviction_policy_or_thresholds_of_another_kind(
+    tiny_model: ModelFactory, loaded: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_model("llama-dense"))
+    given = ("--eviction", "lru", "--t1", "0.2", "--skip-renorm")
+    assert cli.main(["perplexity", model, *COMMANDS["perplexity"], *given]) == 2
+    assert "no use for --eviction, --t1 and --skip-renorm; leave" in capsys.readouterr().err
+    assert cli.main(["chat", model, "--memory", "1GiB", "--no-prefetch"]) == 1
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("--eviction-only",), ("--predictor-only",), ("--lo", __file__)], ids=str)
+def test_nor_for_tuning(
+    arguments: tuple[str, ...], tiny_model: ModelFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_model("llama-dense"))
+    assert cli.main(["tune", model, *arguments]) == 2
+    assert capsys.readouterr().err == f"hobbit: {model!r} has no experts, so there is nothing to tune.\n"
 
 
 def test_what_tune_is_to_find_out_cannot_be_given_to_it(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from ..errors import HobbitError, UsageError
 from ..sizes import format_bytes, parse_bytes
 from . import common
 from .bench_tables import Report, print_tables
+from .checks import check_options
 from .hub_models import model_file
 from .mixed_options import mixed_options
 from .perplexity import progress_bar
@@ -251,7 +252,7 @@ def command(
         {"model": model, "precision": precision, "preset": preset, "lo": lo, "hi": hi, **mixed_parameters}
     )
     mixed_keywords = options.mixed.keywords()
-    common.check_mixed_mode(options, options.mixed.names)
+    check_options(options, options.mixed.names)
     sizes = model_sizes(model)
     chosen = "exact" if precision == "auto" and policies.precision == "exact" else precision
     lo_path, hi_path = choose_copies(model, lo, hi, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -15,6 +15,7 @@ import click
 
 from ..errors import HobbitError, ModelFileError, UsageError
 from . import values
+from .checks import check_options
 from .hub_models import model_file
 from .interrupts import exit_on_interrupt
 from .mixed_options import MixedOptions, mixed_options
@@ -184,30 +185,6 @@ def warm_start_option(command: _Command) -> _Command:
     )(command)
 
 
-def check_mixed_mode(options: ModelOptions, names: Sequence[str]) -> None:
-    """Raises UsageError where the options of these names, which set mixed mode, are given for a run in another one."""
-    from ..mixed import choose_copies
-    from ..policies import preset_of
-
-    if not names:
-        return
-    what = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    if options.precision == "exact":
-        raise UsageError(f"With --precision exact there is no use for {what}; leave out the one or the other.")
-    if options.precision == "auto" and preset_of(options.preset).precision == "exact":
-        raise UsageError(
-            f"The preset {options.preset!r} runs in exact mode, where there is no use for {what}; give --precision "
-            f"mixed as well, or leave that out."
-        )
-    model_path = model_file(options.model)
-    # A file that is missing is for the loader to name.
-    if model_path.is_file() and choose_copies(model_path, options.lo, options.hi, "auto")[0] is None:
-        raise UsageError(
-            f"There is no use for {what} without a lo copy and there is none beside {os.fspath(model_path)!r}; make "
-            f"one with 'hobbit pack', or name one with --lo."
-        )
-
-
 def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> Llama:  # noqa: ANN401
     """Loads the model, with a progress bar if stderr is a terminal, and shows the model's note on stderr.
 
@@ -220,7 +197,7 @@ def load_llama(options: ModelOptions, *, show: bool = True, **keywords: Any) -> 
             "for the expert cache alone."
         )
     keywords = options.mixed.keywords() | keywords
-    check_mixed_mode(options, options.mixed.names)
+    check_options(options, options.mixed.names)
     model_path = model_file(options.model)
     with _progress_bar(model_path.name, shown=show and sys.stderr.isatty() and not options.verbose) as progress:
         llama = _construct(model_path, options, progress, keywords)

@@ -16,6 +16,7 @@ import click
 from ..errors import UsageError
 from ..stats import format_share
 from . import common, values
+from .checks import check_options
 
 if TYPE_CHECKING:
     from ..evaluate import Evaluation, Reference, Windows
@@ -206,7 +207,7 @@ def command(
 
     options = common.ModelOptions.of(model_options)
     own_names, own_keywords = _own_keywords(options.mixed, t1, t2, skip_renorm=skip_renorm)
-    common.check_mixed_mode(options, [*options.mixed.names, *own_names])
+    check_options(options, [*options.mixed.names, *own_names])
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     run = _Run(read_text(text), options, max_tokens, chunked)
     with contextlib.ExitStack() as stack:

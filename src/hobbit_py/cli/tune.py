@@ -13,6 +13,8 @@ import click
 
 from ..errors import UsageError
 from . import common
+from .checks import has_experts
+from .hub_models import model_file
 from .perplexity import progress_bar
 
 if TYPE_CHECKING:
@@ -129,7 +131,11 @@ def command(
         raise UsageError("--eviction-only and --predictor-only exclude each other; give one after the other.")
     if reroute and (eviction_only or predictor_only):
         raise UsageError("--try-rerouting is for mixed mode, which --eviction-only and --predictor-only leave out.")
-    options = common.ModelOptions.of(model_options).untuned()
+    options = common.ModelOptions.of(model_options)
+    model_path = model_file(options.model)
+    if not has_experts(model_path):
+        raise UsageError(f"{str(model_path)!r} has no experts, so there is nothing to tune.")
+    options = options.untuned()
     options = dataclasses.replace(options, ctx=options.ctx or _DEFAULT_WINDOW)
     data = read_text(text or sample_text())
     if predictor_only:
