@@ -19,7 +19,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,6 +84,18 @@ def plan_cases(options: argparse.Namespace) -> list[Case]:
     if hobbit:
         cases += [Case("hobbit", p, arena_percent=percent) for percent in options.arena for p in precisions]
     return cases
+
+
+def machine_fields(options: argparse.Namespace, sizes: ModelSizes, env: Mapping[str, str]) -> dict[str, Any]:
+    """What the runs have in common: where they run, and the model."""
+    return {
+        "machine": platform.platform(),
+        "n_cores": len(os.sched_getaffinity(0)),  # fewer than the machine has under taskset
+        "threads": options.threads,
+        "gomp_spincount": env.get("GOMP_SPINCOUNT"),
+        "model": options.model.name,
+        **asdict(sizes),
+    }
 
 
 class Bench:
@@ -286,14 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes = read_sizes(options.model)
         out = options.out.open("a", encoding="utf-8") if options.out else None
         bench = Bench(options, sizes, out)
-        machine = {
-            "machine": platform.platform(),
-            "n_cores": os.cpu_count(),
-            "threads": options.threads,
-            "gomp_spincount": bench.env.get("GOMP_SPINCOUNT"),
-            "model": options.model.name,
-            **asdict(sizes),
-        }
+        machine = machine_fields(options, sizes, bench.env)
         bench.write("machine", machine)
         print("  ".join(f"{key}={value}" for key, value in machine.items()), file=sys.stderr)
         try:

@@ -52,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
 def add_options(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--sanitizer", choices=list(_KINDS), default="plain")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compilers at once")
     return run
