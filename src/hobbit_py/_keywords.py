@@ -17,6 +17,7 @@ _OWN_KEYWORDS = frozenset(
         "preset",
         "precision",
         "lo",
+        "hi",
         "lo_share",
         "policy",
         "skip_renorm",

@@ -1,14 +1,15 @@
-"""Gives an engine what it reads ahead with, from the files beside its model, and keeps what it learned there."""
+"""Gives an engine what it reads ahead with, from the files beside its model, and takes what it saw and learned."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from ._host import _core
 from ._native_policies import to_native_hybrid, to_native_prefetch
 from .errors import UsageError, as_sentence
 from .policies import Prefetch
-from .predict import load_hybrid, load_traces, save_traces
+from .predict import Recording, load_hybrid, load_traces, save_traces
 
 
 def give_prefetch(engine: _core.Engine, prefetch: Prefetch, *, is_trained: bool) -> None:
@@ -37,6 +38,18 @@ def give_prefetch(engine: _core.Engine, prefetch: Prefetch, *, is_trained: bool)
         except ValueError as error:
             raise UsageError(as_sentence(str(error))) from None
     engine.set_prefetch(to_native_prefetch(prefetch))
+
+
+def record_predictions(engine: _core.Engine) -> Callable[[], Recording]:
+    """Begins to record what predictors see; returns how to end that."""
+    record = _core.PredictionRecord()
+    engine.set_prediction_record(record)
+
+    def end() -> Recording:
+        engine.set_prediction_record(None)
+        return Recording(*record.take()[:2])
+
+    return end
 
 
 def keep_traces(engine: _core.Engine) -> None:

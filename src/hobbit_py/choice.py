@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ._native_policies import to_native, to_native_filter
 from .errors import UsageError
+from .mixed import tuned_filter
 from .policies import (
     CachePrior,
     EvictionPolicy,
+    PrecisionPolicy,
     Prefetch,
     Preset,
     RouterFilter,
     Substitute,
     as_prefetch,
     eviction_policy,
+    precision_policy,
     preset_of,
 )
 from .policies.presets import AUTO, DEFAULT
@@ -30,33 +35,45 @@ class ChosenEviction:
     is_tuned: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A preset and what stands in for parts of it; None leaves that to the preset."""
+    """A preset, and what the user says in place of parts of it; None leaves one to the preset or to what was tuned."""
 
     preset: Preset
     is_auto: bool
+    precision: str
+    """"exact", "mixed", or "auto": mixed if there is a lo copy."""
     eviction: EvictionPolicy | str | None
+    policy: PrecisionPolicy | None
+    skip_renorm: bool
+    lo_share: float | None
+    host_compute: bool | None
+    asked_filter: RouterFilter | None
+    asked_prefetch: bool | str | Prefetch | None
 
-    def precision(self, asked: str) -> str:
-        """What `precision` of Llama means: "auto" is the preset's."""
-        return "exact" if asked == "auto" and self.preset.precision == "exact" else asked
-
-    def prefetch(self, asked: bool | str | Prefetch | None, *, is_trained: bool = False) -> Prefetch:
-        """What is read ahead; `asked` None: as the preset says. `is_trained`: there are gates trained for the model.
-
-        Raises UsageError for a predictor there is none of.
-        """
-        if asked is None or asked is True:
-            preset = (DEFAULT if asked else self.preset).where_trained(is_trained=is_trained)
+    def prefetch(self, *, is_trained: bool) -> Prefetch:
+        """What is read ahead; `is_trained`: there are gates trained for the model."""
+        if self.asked_prefetch is None or self.asked_prefetch is True:
+            preset = (DEFAULT if self.asked_prefetch else self.preset).where_trained(is_trained=is_trained)
             return Prefetch(preset.predictor, preset.horizon, preset.depth)
-        return as_prefetch(asked)
+        return as_prefetch(self.asked_prefetch)
 
-    def router_filter(self, asked: RouterFilter | None) -> RouterFilter | None:
-        """The filter that was asked for, else the preset's."""
-        if asked is not None:
-            return asked
-        return {"none": None, "cache-prior": CachePrior(), "substitute": Substitute()}[self.preset.router_filter]
+    def router_filter(
+        self,
+        model_paths: Sequence[str],
+        lo: str | os.PathLike[str] | None,
+        hi: str | os.PathLike[str] | None,
+    ) -> RouterFilter | None:
+        """The filter that was asked for, else the preset's, else what was tuned for these copies."""
+        if self.asked_filter is not None:
+            return self.asked_filter
+        match self.preset.router_filter:
+            case "cache-prior":
+                return CachePrior()
+            case "substitute":
+                return Substitute()
+        is_open = self.is_auto and self.policy is None and self.lo_share is None
+        return tuned_filter(model_paths, lo, hi) if is_open and lo is not None else None
 
     def eviction_for(self, model_paths: Sequence[str], expert_memory_bytes: int, precision: str) -> ChosenEviction:
         """The policy for a model with so much memory for experts, in "exact" or "mixed" mode."""
@@ -72,8 +89,23 @@ class Choice:
         return ChosenEviction(policy, self.preset.eviction)
 
 
-def choose(preset: str, eviction: EvictionPolicy | str | None) -> Choice:
-    """Checks what was asked for before anything is loaded; raises UsageError."""
+def choose(
+    preset: str,
+    *,
+    precision: str,
+    eviction: EvictionPolicy | str | None,
+    policy: PrecisionPolicy | str | None,
+    skip_renorm: bool,
+    lo_share: float | None,
+    router_filter: RouterFilter | None,
+    prefetch: bool | str | Prefetch | None,
+    host_compute: bool | None,
+) -> Choice:
+    """Checks what was asked for, by the names of Llama's arguments, before anything is loaded; raises UsageError."""
+    if precision not in ("auto", "exact", "mixed"):
+        raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
+    if lo_share is not None and not 0.0 <= lo_share <= 1.0:
+        raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
     chosen = preset_of(preset)
     if isinstance(eviction, str):
         eviction_policy(eviction)
@@ -81,4 +113,23 @@ def choose(preset: str, eviction: EvictionPolicy | str | None) -> Choice:
         raise UsageError(
             f"an eviction policy needs the methods start, on_route, scores and reset; {eviction!r} lacks some."
         )
-    return Choice(chosen, preset == AUTO, eviction)
+    if isinstance(policy, str):
+        policy = precision_policy(policy)
+    if policy is not None:
+        to_native(policy)
+    if router_filter is not None:
+        to_native_filter(router_filter)
+    if prefetch is not None:
+        as_prefetch(prefetch)
+    return Choice(
+        preset=chosen,
+        is_auto=preset == AUTO,
+        precision="exact" if precision == "auto" and chosen.precision == "exact" else precision,
+        eviction=eviction,
+        policy=policy,
+        skip_renorm=skip_renorm,
+        lo_share=lo_share,
+        host_compute=host_compute,
+        asked_filter=router_filter,
+        asked_prefetch=prefetch,
+    )

@@ -25,6 +25,11 @@ def n_spare_cores() -> int:
     return max(1, n_cores // 8) if n_cores >= _MANY_CORES else 0
 
 
+def n_compute_threads(*, beside_copies: bool) -> int:
+    """Threads that compute where nobody says how many; some cores are left to copies to a GPU, and its own threads."""
+    return n_usable_cores() - (n_spare_cores() if beside_copies else 0)
+
+
 def openmp_spin_count() -> int:
     """How often OpenMP's idle threads look whether there is work before they sleep (GOMP_SPINCOUNT).
 

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 from . import _host
+from ._expert_setup import ExpertSetup
 from ._host import _core, llama_cpp
 from ._keywords import check_expert_keywords, check_keywords
-from ._memory_plan import Granted, MemoryPlan
-from ._native_policies import set_eviction, to_native, to_native_filter
-from ._native_prefetch import give_prefetch, keep_traces
+from ._memory_plan import Granted
+from ._native_policies import to_native
+from ._native_prefetch import keep_traces, record_predictions
 from ._native_stats import ABSENT as ABSENT
 from ._native_stats import HI as HI
 from ._native_stats import LO as LO
@@ -21,32 +22,18 @@ from ._native_stats import read_residency, read_stats
 from ._open_engine import open_engine
 from ._promises import live_engines
 from .choice import choose
-from .cores import n_spare_cores, n_usable_cores
+from .cores import n_compute_threads
 from .errors import HobbitError, UsageError, as_sentence
 from .memory import parse_budget
-from .mixed import (
-    check_copies,
-    check_finer,
-    choose_copies,
-    lo_alone_settings,
-    mixed_settings,
-    tuned_filter,
-    wants_lo_alone,
-)
-from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter, precision_policy
+from .mixed import choose_copies
+from .policies import EvictionPolicy, PrecisionPolicy, Prefetch, RouterFilter
 from .predict import Recording
-from .sizes import format_bytes, parse_bytes
+from .sizes import parse_bytes
 from .stats import Stats
-from .trained import give_gates, uses_gates
 from .vram import choose_device, parse_vram
 from .warm_start import load_hot_set, save_hot_set
 
 _DEFAULT_MAX_CTX = 4096
-
-_HELD_BACK_NOTE = (
-    "The CPU multiplies by none of the experts that the GPU lacks whose products it would round otherwise; "
-    "host_compute=True (--host-compute on) lets it, which is faster and gives up llama.cpp's last bits."
-)
 
 
 class Llama(llama_cpp.Llama):  # type: ignore[misc]
@@ -111,10 +98,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     """
 
     _engine: _core.Engine | None = None
-    _keeps_traces = False
-
     _holds_lo = False
-
     _warm_start = False
 
     before_batch: Callable[[int, int], None] | None = None
@@ -153,17 +137,17 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         **keywords: Any,  # noqa: ANN401
     ) -> None:
         check_keywords(keywords)
-        if precision not in ("auto", "exact", "mixed"):
-            raise UsageError(f"precision is {precision!r} and must be 'auto', 'exact' or 'mixed'.")
-        if lo_share is not None and not 0.0 <= lo_share <= 1.0:
-            raise UsageError(f"lo_share is {lo_share} and must be between 0 and 1.")
-        chosen = choose(preset, eviction)
-        if isinstance(policy, str):
-            policy = precision_policy(policy)
-        if policy is not None:
-            to_native(policy)  # refuses what is none, before anything is loaded
-        chosen.prefetch(prefetch)  # refuses what is none
-        router_filter = chosen.router_filter(router_filter)
+        chosen = choose(
+            preset,
+            precision=precision,
+            eviction=eviction,
+            policy=policy,
+            skip_renorm=skip_renorm,
+            lo_share=lo_share,
+            router_filter=router_filter,
+            prefetch=prefetch,
+            host_compute=host_compute,
+        )
         granted = Granted(
             memory_bytes=parse_budget(memory),
             expert_memory_bytes=None if expert_memory is None else parse_bytes(expert_memory),
@@ -203,17 +187,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.lo_path: str | None = None
         self.hi_path: str | None = None
         self.model_paths: tuple[str, ...] = (path,)
-        lo_path, hi_path = choose_copies(path, lo, hi, chosen.precision(precision))
+        lo_path, hi_path = choose_copies(path, lo, hi, chosen.precision)
         engine = open_engine(path, chosen_device, lo_path, hi_path)
 
         if not n_ctx:
             n_ctx_train = engine.get_int(f"{engine.architecture}.context_length", _DEFAULT_MAX_CTX)
             n_ctx = n_ctx_train if n_ctx == 0 else min(_DEFAULT_MAX_CTX, n_ctx_train)
         may_spare_cores = n_threads is None and n_threads_batch is None and not keywords.get("flash_attn")
-        if not n_threads:
-            n_threads = n_usable_cores()
-            if may_spare_cores and chosen_device.has_tier:
-                n_threads -= n_spare_cores()  # for the thread that copies, and the GPU's own
+        n_threads = n_threads or n_compute_threads(beside_copies=may_spare_cores and chosen_device.has_tier)
         arguments = {
             **keywords,
             "n_ctx": n_ctx,
@@ -232,98 +213,27 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         self.model_paths = tuple(engine.paths)
         check_expert_keywords(keywords)
-        is_trained = give_gates(engine)
-        prefetch_settings = chosen.prefetch(prefetch, is_trained=is_trained)
-        give_prefetch(engine, prefetch_settings, is_trained=is_trained)
-        self._keeps_traces = prefetch_settings.predictor == "request-trace"
-        self.predictor = prefetch_settings.predictor
-        is_open = router_filter is None and policy is None and lo_share is None
-        if is_open and chosen.is_auto and lo_path is not None:
-            router_filter = tuned_filter(engine.paths, lo_path, hi_path)
-        if router_filter is not None:
-            engine.set_router_filter(*to_native_filter(router_filter))
-        check_copies(engine.paths, lo_path, hi_path)
-        if hi_path is not None and lo_path is not None:
-            check_finer(hi_path, engine.hi_expert_bytes, lo_path, engine.lo_expert_bytes)
-        plan = MemoryPlan(engine, chosen_device, granted, may_round_otherwise=host_compute is True)
+        setup = ExpertSetup(engine, chosen_device, granted, chosen, lo_path, hi_path)
 
         def before_load(model_params: Any) -> None:  # noqa: ANN401
             measure = partial(_host.measure, engine, model_params, self.context_params, verbose=verbose)
-            plan.check(measure, self._n_output_rows())
+            setup.check(measure, self._n_output_rows())
 
         with _host.explaining(path, engine.architecture), _host.loading(engine, progress, before=before_load):
             super().__init__(path, **arguments)
             _host.check_vocabulary(self._model)
+        try:
+            promise = setup.start(_host.memory_of(self._ctx), self._n_output_rows(), may_spare_cores=may_spare_cores)
+        except HobbitError:
+            self.close()
+            raise
         self._engine = engine
-        self._memory_bytes = plan.memory_bytes
-
-        in_use = _host.memory_of(self._ctx)
-        plan.grant(
-            in_use,
-            self._n_output_rows(),
-            partial(_free_bytes, chosen_device.name),
-            lo_alone=lo_path is not None
-            and wants_lo_alone(engine.paths, lo_path, engine.min_lo_bits, policy=policy, lo_share=lo_share, hi=hi_path),
-        )
-        promise = plan.promise(in_use, self._n_output_rows())
-        if plan.missing_vram_bytes > 0:
-            self.note = (
-                "Prompts round otherwise than llama.cpp's, a few experts at a time: the GPU lacks "
-                f"{format_bytes(plan.missing_vram_bytes)} for all experts of one layer."
-            )
+        self._memory_bytes = setup.memory_bytes
+        self.note, self.eviction, self.predictor = setup.note, setup.eviction, setup.prefetch.predictor
         if lo_path is not None:
-            holds_lo = plan.held == _core.Precision.lo
-            settings = (
-                lo_alone_settings(engine.paths, lo_path, is_held=holds_lo, router_filter=router_filter, hi=hi_path)
-                if plan.is_lo_alone
-                else mixed_settings(
-                    engine.paths,
-                    lo_path,
-                    engine.n_expert_used,
-                    len(engine.n_expert),
-                    policy=policy,
-                    lo_share=lo_share,
-                    memory_share=plan.loader_options.expert_memory_bytes / engine.all_slots_bytes,
-                    lo_ratio=engine.all_lo_slots_bytes / engine.all_slots_bytes,
-                    has_tier=chosen_device.has_tier,
-                    router_filter=router_filter,
-                    hi=hi_path,
-                )
-            )
-            self.note = settings.note
             self.lo_path = os.fspath(lo_path)
             self.hi_path = None if hi_path is None else os.fspath(hi_path)
-            plan.divide_by_precision(settings.lo_share, is_asked=plan.is_lo_alone or lo_share is not None)
-            self.set_policy(settings.policy, skip_renorm=skip_renorm)
-            self._holds_lo = holds_lo
-        loader_options = plan.loader_options
-        loader_options.fill = prefetch_settings.predictor != "none" and plan.held is None
-        engine.set_host_compute(host_compute)
-        evicting = chosen.eviction_for(
-            engine.paths, loader_options.expert_memory_bytes, "exact" if lo_path is None else "mixed"
-        )
-        self.eviction = evicting.description
-        if evicting.is_tuned:
-            self.note = f"{self.note or ''} Eviction: {evicting.description}.".lstrip()
-        set_eviction(loader_options, evicting.policy)
-        if is_trained and uses_gates(prefetch_settings, evicting.policy):
-            self.note = f"{self.note or ''} Gates: trained by hobbit tune.".lstrip()
-        else:
-            engine.set_trained_gates(None)
-        try:
-            engine.set_expert_memory(loader_options)
-        except RuntimeError as error:  # of an eviction policy of one's own
-            self._engine = None  # it has no cache whose figures close() could keep
-            self.close()
-            raise HobbitError(as_sentence(str(error))) from error
-        if chosen_device.has_tier:
-            engine.set_device_memory(plan.tier_options)
-            if plan.held is None and engine.is_host_held_back:
-                self.note = f"{self.note or ''} {_HELD_BACK_NOTE}".lstrip()
-        elif may_spare_cores:
-            engine.set_spare_threads(n_spare_cores())
-        if plan.held is not None:
-            engine.fill_device_memory(plan.held)
+        self._holds_lo = setup.holds_lo
         self._warm_start = warm_start
         if warm_start:
             copies = load_hot_set(self.model_paths)
@@ -405,17 +315,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         The prefetch settings must be those of "stacked-gates" with a "fixed" horizon, or nothing is seen.
         """
-        engine = self._engine
-        if engine is None:
+        if self._engine is None:
             raise UsageError("This model has no experts: there is nothing to predict.")
-        record = _core.PredictionRecord()
-        engine.set_prediction_record(record)
-
-        def end() -> Recording:
-            engine.set_prediction_record(None)
-            return Recording(*record.take()[:2])
-
-        return end
+        return record_predictions(self._engine)
 
     def prediction_recall(self) -> list[float]:
         """Share of the experts selected that were among as many best guesses, one layer ahead, two, ...; nan: none.
@@ -431,7 +333,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             super().close()
         if self._engine is not None:
             live_engines.pop(self._engine, None)
-            if self._keeps_traces:
+            if self.predictor == "request-trace":
                 keep_traces(self._engine)
             self._last_stats = self.stats()
             if self._warm_start and self._last_stats.n_tokens > 0:
@@ -447,7 +349,3 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def _n_output_rows(self) -> int:
         """Rows of logits that are kept: llama.cpp's, and those of `scores`."""
         return 2 * int(self.context_params.n_ctx) if self._logits_all else 1
-
-
-def _free_bytes(device: str) -> int:
-    return next(info.free_bytes for info in _core.devices() if info.name == device)
