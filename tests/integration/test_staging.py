@@ -341,15 +341,16 @@ def test_what_was_resident_comes_back(tiny_model: ModelFactory) -> None:
         model.eval(prompt)
         all_bytes = expert_bytes_of_slots(path, vram=2)
         decode_until(all_bytes, make_prompt(400))  # of all kinds, which miss nearly every expert
+        before = model.stats()  # of what comes back the first may be under way when the prompt ends
         model.eval(prompt)
         displaced_bytes = all_bytes - resident_bytes()
         assert displaced_bytes > 0
-        before = model.stats()
+        n_staged_parts = model.stats().n_staged_parts
         decode_until(all_bytes, [5] * 400)
-        stats = model.stats().since(before)
+        n_promoted = model.stats().since(before).n_promoted
         n_expert, _ = expert_counts(path)
-        assert stats.n_promoted * all_bytes >= displaced_bytes * 2 * n_expert
-        assert stats.n_staged_parts == 0
+        assert n_promoted * all_bytes >= displaced_bytes * 2 * n_expert
+        assert model.stats().n_staged_parts == n_staged_parts
 
 
 @pytest.mark.parametrize("vram", [1, 2])
