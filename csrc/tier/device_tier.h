@@ -189,8 +189,8 @@ class DeviceTier {
     bool        has_free_slot_for(ExpertKey key) const HOBBIT_REQUIRES(mu_);
     SlotState & state_of(SlotRef slot) HOBBIT_REQUIRES(mu_);
     SlotState   state_of(SlotRef slot) const HOBBIT_REQUIRES(mu_);
-    // None free: -1.
-    int32_t find_one_use(ExpertKey key, uint32_t part_idx) const HOBBIT_REQUIRES(mu_);
+    // A free one of a class's buffers; none: -1.
+    int32_t find_one_use(const OneUseBuffers & one_use, uint32_t class_idx) const HOBBIT_REQUIRES(mu_);
     bool    evict_lent(uint32_t class_idx) HOBBIT_REQUIRES(mu_);
     bool    any_lent_spare_in_use(uint32_t class_idx) const HOBBIT_REQUIRES(mu_);
     bool    any_staged_in_use() const HOBBIT_REQUIRES(mu_);

@@ -33,12 +33,10 @@ void Staging::borrow(uint16_t layer_idx) {
     }
 }
 
-int32_t DeviceTier::find_one_use(ExpertKey key, uint32_t part_idx) const {
-    const OneUseBuffers one_use   = shape_.one_use(layouts_, key, part_idx);
-    const uint32_t      class_idx = layouts_.of(key).class_idx;
-    const bool          only_kept = !shape_.has_ring() && is_lent_[class_idx];
-    const auto          end       = buffers_.begin() + one_use.first_idx + one_use.n;
-    const auto found = std::find(end - (only_kept ? shape_.n_kept[class_idx] : one_use.n), end, BufferState::free);
+int32_t DeviceTier::find_one_use(const OneUseBuffers & one_use, uint32_t class_idx) const {
+    const bool only_kept = !shape_.has_ring() && is_lent_[class_idx];
+    const auto end       = buffers_.begin() + one_use.first_idx + one_use.n;
+    const auto found     = std::find(end - (only_kept ? shape_.n_kept[class_idx] : one_use.n), end, BufferState::free);
     return found == end ? -1 : static_cast<int32_t>(found - buffers_.begin());
 }
 

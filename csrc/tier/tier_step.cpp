@@ -47,11 +47,12 @@ void TierStep::find_missing(std::vector<uint32_t> & key_idxs, std::vector<int32_
 
 int32_t TierStep::begin_copy(ExpertKey key, uint32_t part_idx, const std::byte * src, bool wait, bool is_demand) {
     assert(!(wait && !held_.empty()));
-    int32_t buffer_idx = -1;
+    const CopyLayout &  layout     = tier_.layouts_.of(key);
+    const OneUseBuffers one_use    = tier_.one_use(key, part_idx);
+    int32_t             buffer_idx = -1;
     {
         MutexLock lock(tier_.mu_);
-        for (buffer_idx = tier_.find_one_use(key, part_idx); buffer_idx < 0;
-             buffer_idx = tier_.find_one_use(key, part_idx)) {
+        while ((buffer_idx = tier_.find_one_use(one_use, layout.class_idx)) < 0) {
             if (!wait) {
                 return -1;
             }
@@ -61,9 +62,8 @@ int32_t TierStep::begin_copy(ExpertKey key, uint32_t part_idx, const std::byte *
         tier_.stats_.n_device_parts++;
     }
     held_.push_back(buffer_idx);
-    const OneUseBuffers one_use = tier_.one_use(key, part_idx);
     tier_.queue_.push({static_cast<uint64_t>(buffer_idx), one_use.area_idx, one_use.offset(buffer_idx), src,
-                       tier_.layouts_.of(key).parts[part_idx].n_bytes},
+                       layout.parts[part_idx].n_bytes},
                       is_demand);
     return buffer_idx;
 }
