@@ -63,14 +63,13 @@ def find_lo_for(model_path: _Path, hi: _Path | None) -> Path | None:
 
     Raises ModelFileError for files that cannot be read.
     """
-    from .pack import find_lo  # here: its quantisers are needed by no model without a lo copy
-    from .pack.paths import find_los
+    from .pack.paths import find_los_by_size  # here: pack's quantisers are needed by no model without a lo copy
     from .pack.source import open_model
 
-    if hi is None:
-        return find_lo(model_path)
-    found = sorted(find_los(model_path), key=lambda path: path.stat().st_size, reverse=True)
-    hi_bytes = open_model(Path(hi)).n_bytes if found else 0
+    found = find_los_by_size(model_path)
+    if hi is None or not found:
+        return next(iter(found), None)
+    hi_bytes = open_model(Path(hi)).n_bytes
     return next((lo for lo in found if open_model(lo).n_bytes < hi_bytes), None)
 
 

@@ -179,18 +179,7 @@ def _save(model: Path, setup: Setup, sizes: ModelSizes, report: Report) -> Path:
     metavar="NAME",
     help="Whose policies to run with, such as baseline or hobbit; auto is what 'hobbit tune' found.",
 )
-@click.option(
-    "--lo",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="GGUF with the low-precision copies. [default: those beside the model]",
-)
-@click.option(
-    "--hi",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="GGUF with finer copies than the lo ones, used in mixed mode instead of the model's own experts.",
-)
+@common.copies_options
 @mixed_options
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="The prompt. [default: a bundled text]")
 @click.option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -91,6 +91,21 @@ _PRECISION = click.option(
     show_default=True,
     help="Whether a missing expert may run in its low-precision copy.",
 )
+_COPIES = (
+    click.option(
+        "--lo",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="GGUF with the low-precision copies. [default: those beside the model]",
+    ),
+    click.option(
+        "--hi",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="GGUF with finer copies than the lo ones, used in mixed mode instead of the model's own experts.",
+    ),
+)
+
 _MODEL_PARAMETERS = (
     click.argument("model", required=False, type=click.Path(path_type=Path)),
     click.option(
@@ -118,18 +133,7 @@ _MODEL_PARAMETERS = (
     _EVICTION,
     _NO_PREFETCH,
     _PRECISION,
-    click.option(
-        "--lo",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="GGUF with the low-precision copies. [default: those beside the model]",
-    ),
-    click.option(
-        "--hi",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="GGUF with finer copies than the lo ones, used in mixed mode instead of the model's own experts.",
-    ),
+    *_COPIES,
     click.option("--verbose", is_flag=True, help="Show llama.cpp's log on stderr."),
 )
 
@@ -159,19 +163,25 @@ _SAMPLING_PARAMETERS = (
 
 def model_parameters(command: _Command) -> _Command:
     """Adds MODEL, the options that fill ModelOptions, --temp and --top-p."""
-    command = reduce(lambda decorated, parameter: parameter(decorated), reversed(_SAMPLING_PARAMETERS), command)
-    return loading_parameters(command)
+    return loading_parameters(_with(command, _SAMPLING_PARAMETERS))
 
 
 def loading_parameters(command: _Command) -> _Command:
     """Adds MODEL and the options that fill ModelOptions, except --seed: for commands that sample nothing."""
-    command = mixed_options(command)
-    return reduce(lambda decorated, parameter: parameter(decorated), reversed(_MODEL_PARAMETERS), command)
+    return _with(mixed_options(command), _MODEL_PARAMETERS)
 
 
 def tuning_parameters(command: _Command) -> _Command:
     """As loading_parameters, for a command that sets the precision and what belongs to it itself."""
-    parameters = [parameter for parameter in _MODEL_PARAMETERS if parameter is not _PRECISION]
+    return _with(command, [parameter for parameter in _MODEL_PARAMETERS if parameter is not _PRECISION])
+
+
+def copies_options(command: _Command) -> _Command:
+    """Adds --lo and --hi, which those above have too."""
+    return _with(command, _COPIES)
+
+
+def _with(command: _Command, parameters: Sequence[Callable[[_Command], _Command]]) -> _Command:
     return reduce(lambda decorated, parameter: parameter(decorated), reversed(parameters), command)
 
 

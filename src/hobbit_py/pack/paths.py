@@ -28,7 +28,12 @@ def find_lo(model_path: str | os.PathLike[str]) -> Path | None:
     Of several the largest is taken: it loses the least accuracy, and who packed a smaller one for speed can name it.
     Whether it belongs to the model is for `fingerprint.verify` to say.
     """
-    return max(find_los(model_path), key=lambda path: (path.stat().st_size, path.name), default=None)
+    return next(iter(find_los_by_size(model_path)), None)
+
+
+def find_los_by_size(model_path: str | os.PathLike[str]) -> list[Path]:
+    """All lo copies beside a model, the largest first."""
+    return sorted(find_los(model_path), key=lambda path: (path.stat().st_size, path.name), reverse=True)
 
 
 def find_los(model_path: str | os.PathLike[str]) -> list[Path]:
