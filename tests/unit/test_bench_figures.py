@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import threading
 import time
 from pathlib import Path
@@ -119,15 +120,20 @@ def test_settings_of_mixed_mode_are_for_its_runs_alone() -> None:
     assert "lo_share" not in job.keywords
 
 
-def test_memory_load_uses_the_cores_and_ends() -> None:
-    n_threads, cpu_s = threading.active_count(), time.process_time()
+def test_memory_load_uses_the_cores_of_another_process_and_ends() -> None:
+    def children_s() -> float:
+        return sum(os.times()[2:4])
+
+    n_threads, own_s, before_s = threading.active_count(), time.process_time(), children_s()
     with memory_load(1, 1.0):
-        assert threading.active_count() == n_threads + 1
-        while time.process_time() - cpu_s < 0.05:
-            time.sleep(0.01)
-    assert threading.active_count() == n_threads
-    with memory_load(2, 0):
+        time.sleep(0.5)
         assert threading.active_count() == n_threads
+    assert children_s() - before_s > 0.25  # counted once it has ended
+    assert time.process_time() - own_s < 0.2
+    before_s = children_s()
+    with memory_load(2, 0):
+        pass
+    assert children_s() == before_s
     with pytest.raises(ValueError, match="expected 0 to 1"), memory_load(1, 1.5):
         pass
 
