@@ -115,6 +115,11 @@ def test_hobbits_thresholds_are_those_of_perplexity(model: Path, loaded: list[di
             "The preset 'baseline' runs in exact mode, where there is no use for --hi-above, --lo-share and --reroute; "
             "give --precision mixed as well, or leave that out.",
         ),
+        (
+            ("--lo", __file__, "--hi", __file__, "--precision", "exact"),
+            "With --precision exact there is no use for --lo and --hi; leave out the one or the other.",
+        ),
+        (("--lo", __file__, "--reroute", "0.5", "--preset", "baseline"), "no use for --lo and --reroute; give"),
         (("--fall", "0.01"), "--fall says by how much --hi-above falls from layer to layer; give --hi-above as well."),
         (("--hi-above", "nan"), "nan is not a finite number"),
         (("--fall", "inf", "--hi-above", "0.3"), "inf is not a finite number"),

@@ -27,18 +27,18 @@ def has_experts(model_path: Path) -> bool:
 def check_options(options: ModelOptions, names: Sequence[str]) -> None:
     """Raises UsageError for options that have no effect on a run with these.
 
-    Those of `names` set mixed mode and were given; they are for no other. All about experts, of which `options` has
-    more, is for models that have some.
+    Those of `names` set mixed mode and were given; they are for no other, as are copies. All about experts, of which
+    `options` has more, is for models that have some.
     """
-    if names:
-        _check_mode(options, names)
-    given = {
-        "--precision mixed": options.precision == "mixed",
-        "--lo": options.lo is not None,
-        "--hi": options.hi is not None,
-        "--eviction": options.eviction is not None,
-    }
-    about_experts = [*(name for name, is_given in given.items() if is_given), *names]
+    copies = [name for name, path in (("--lo", options.lo), ("--hi", options.hi)) if path is not None]
+    if copies or names:
+        _check_mode(options, [*copies, *names])
+    about_experts = [
+        *(["--precision mixed"] if options.precision == "mixed" else []),
+        *copies,
+        *(["--eviction"] if options.eviction is not None else []),
+        *names,
+    ]
     if not about_experts:
         return
     model_path = model_file(options.model)
