@@ -6,9 +6,9 @@
 
 Every figure comes from a child process (bench_child.py) that starts with a cold page cache; the cases alternate within
 a round, so a drive or machine that drifts hurts all alike. In a box hobbit is granted 92% of the limit: the budget is
-tested as a promise, and a kill by the kernel is reported as a failure. The drive is measured in every round by direct
-random reads of the size of one expert matrix, beside idle cores and beside cores that
-read memory. Needs root, for the boxes and the page cache.
+tested as a promise, and a kill by the kernel is reported as a failure. The drive is measured between all runs, by
+direct random reads of the size of one expert matrix, and once a round beside cores that read memory. Needs root, for
+the boxes and the page cache.
 """
 
 from __future__ import annotations
@@ -116,24 +116,24 @@ class Bench:
             self._out.write(json.dumps({"kind": kind, **fields}) + "\n")
             self._out.flush()
 
-    def measure_drive(self) -> float:
-        """Bytes/s of the best thread count beside idle cores, under the same throttle as the runs."""
+    def measure_drive(self, busy_percent: int = 0) -> float:
+        """Bytes/s of the best thread count, under the same throttle as the runs."""
         size = self._sizes.matrix_bytes
         command = [sys.executable, str(SCRIPTS / "drive.py"), str(self._options.model), "--read-size", str(size)]
-        command += ["--busy", f"0,{BUSY_PERCENT}"]
+        command += ["--busy", str(busy_percent)]
         done = run_in_box(command, None, read_bytes_s=self.read_bytes_s, drive_of=self._options.model, env=self.env)
         if done.returncode != 0:
             raise BenchError(last_line(done.stderr))
         report = json.loads(done.stdout)
         self.write("drive", {**report, "load_average": os.getloadavg()[0]})
-        idle, busy = (max(report["bytes_s_by_busy_percent"][percent].values()) for percent in ("0", str(BUSY_PERCENT)))
-        self.drive_bytes_s.append(idle)
-        self.busy_drive_bytes_s.append(busy)
-        return float(idle)
+        bytes_s = float(max(report["bytes_s_by_busy_percent"][str(busy_percent)].values()))
+        (self.busy_drive_bytes_s if busy_percent else self.drive_bytes_s).append(bytes_s)
+        return bytes_s
 
     def run(self, case: Case, n_prompt: int, round_idx: int) -> Run:
         options = self._options
         box_bytes = None if case.box_percent is None else self._sizes.file_bytes * case.box_percent // 100
+        before_bytes_s = self.drive_bytes_s[-1]
         done = run_in_box(
             self.child_command(case, n_prompt, box_bytes),
             box_bytes,
@@ -149,7 +149,8 @@ class Bench:
         else:
             result = json.loads(last_line(done.stdout))
         peak = done.peak_bytes if box_bytes else None
-        run = Run(case, n_prompt, round_idx, result, peak, failure)
+        drive_bytes_s = (before_bytes_s + self.measure_drive()) / 2
+        run = Run(case, n_prompt, round_idx, result, drive_bytes_s, peak, failure)
         self.runs.append(run)
         self.write("run", {**asdict(run), "name": case.name})
         return run
@@ -196,10 +197,10 @@ def report(bench: Bench, limits: Thresholds) -> list[str]:
     """Print the tables and return what `--check` complains about."""
     if not bench.drive_bytes_s:
         return []
-    bandwidth = statistics.median(bench.drive_bytes_s)
-    summaries = summarise(bench.runs, bandwidth)
+    summaries = summarise(bench.runs)
     for summary in summaries:
-        bench.write("summary", {**asdict(summary), "name": summary.case.name, "over_roofline": summary.over_roofline})
+        over_roofline = None if summary.over_roofline is None else asdict(summary.over_roofline)
+        bench.write("summary", {**asdict(summary), "name": summary.case.name, "over_roofline": over_roofline})
     print(format_table(summaries, SPEED))
     print(f"\nDrive, direct random reads of one expert matrix: {show_mb_s(bench.drive_bytes_s)}")
     print(f"beside cores that read memory for {BUSY_PERCENT}% of the time: {show_mb_s(bench.busy_drive_bytes_s)}\n")
@@ -212,6 +213,7 @@ def report(bench: Bench, limits: Thresholds) -> list[str]:
 
 def run_rounds(bench: Bench, cases: Sequence[Case], options: argparse.Namespace) -> None:
     for round_idx in range(options.repeat):
+        bench.measure_drive(BUSY_PERCENT)
         drive = bench.measure_drive()
         load = os.getloadavg()[0]  # well above the thread count: others use this machine, figures will be low
         print(f"round {round_idx + 1}/{options.repeat}: drive {drive / 1e6:.0f} MB/s, load {load:.1f}", file=sys.stderr)

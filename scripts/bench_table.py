@@ -36,12 +36,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One child process; `failure` is a sentence where there is no `result` (the child's JSON object)."""
+    """One child process; `failure` is a sentence where there is no `result` (the child's JSON object).
+
+    `drive_bytes_s`: what plain reads got just before and just after it, the mean.
+    """
 
     case: Case
     n_prompt: int
     round_idx: int
     result: dict[str, Any]
+    drive_bytes_s: float
     box_peak_bytes: int | None = None
     failure: str = ""
 
@@ -51,6 +55,10 @@ class Spread:
     median: float
     low: float
     high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread | None:
+        return Spread(statistics.median(values), min(values), max(values)) if values else None
 
     def show(self, digits: int = 2) -> str:
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
@@ -72,32 +80,41 @@ class Summary:
     cpu_s: float
     peak_bytes: float
     achieved_bytes_s: float
-    drive_share: float
+    drive_share: Spread | None  # of what plain reads got beside each run; None where everything is resident
     compute_s: float | None  # token time with everything resident
-    io_s: float
+    io_s: float | None
+    rooflines: Sequence[Roofline]  # one a run; empty where everything is resident: there are no reads to overlap
     ratio_to_mmap: float | None
     ratio_to_ram: float | None
     prompt_ratio_to_ram: float | None
 
     @property
-    def over_roofline(self) -> float | None:
+    def over_roofline(self) -> Spread | None:
         """Token time over max(compute, reads): 1 is perfect overlap, their sum over the maximum is none."""
-        return self.roofline.over_max if self.roofline else None
+        return Spread.of([roofline.over_max for roofline in self.rooflines])
 
     @property
-    def roofline(self) -> Roofline | None:
-        """None where everything is resident: there are no reads to overlap."""
-        if self.compute_s is None or self.case.resident:
-            return None
-        return Roofline(self.compute_s, self.io_s, 1 / self.decode_tok_s.median)
+    def position(self) -> float | None:
+        """Where the token time lies from max(compute, reads), 0, to their sum, 1; None where the two are the same."""
+        positions = [roofline.position for roofline in self.rooflines if roofline.position is not None]
+        return statistics.median(positions) if positions else None
 
     @property
     def io_bound(self) -> bool:
-        return self.compute_s is not None and self.io_s > self.compute_s
+        return self.compute_s is not None and self.io_s is not None and self.io_s > self.compute_s
 
 
-def summarise(runs: Sequence[Run], drive_bytes_s: float) -> list[Summary]:
-    """One summary per case and prompt length that had a successful run, in the order of their first runs."""
+def read_bytes_per_token(run: Run) -> float:
+    """hobbit counts its own reads; stock's are what the drive delivered, read-ahead included."""
+    own: float | None = run.result.get("read_bytes_per_token")
+    return own if own is not None else run.result.get("storage_bytes_per_token") or 0.0
+
+
+def summarise(runs: Sequence[Run]) -> list[Summary]:
+    """One summary per case and prompt length that had a successful run, in the order of their first runs.
+
+    A run is compared with the drive as it was beside that run: virtual drives change by a fifth within minutes.
+    """
     good: dict[tuple[Case, int], list[Run]] = {}
     for run in runs:
         if not run.failure:
@@ -108,19 +125,22 @@ def summarise(runs: Sequence[Run], drive_bytes_s: float) -> list[Summary]:
         return statistics.median(values) if values else None
 
     def spread(key: tuple[Case, int], field: str) -> Spread:
-        values = [run.result[field] for run in good[key]]
-        return Spread(statistics.median(values), min(values), max(values))
+        found = Spread.of([run.result[field] for run in good[key]])
+        assert found is not None  # of a group, which has runs
+        return found
 
     summaries = []
     for key, group in good.items():
         case, n_prompt = key
         decode = spread(key, "decode_tok_s")
         prompt = spread(key, "prompt_tok_s")
-        # hobbit counts its own reads; stock's are what the drive delivered, read-ahead included.
-        own_reads = median(key, "read_bytes_per_token")
-        read_bytes = own_reads if own_reads is not None else median(key, "storage_bytes_per_token") or 0.0
+        read_bytes = statistics.median(map(read_bytes_per_token, group))
         in_ram = median((Case("stock"), n_prompt), "decode_tok_s")
         all_resident = median((Case("hobbit", arena_percent=100), n_prompt), "decode_tok_s") or in_ram
+        compute_s = 1 / all_resident if all_resident else None
+        reading = [] if case.resident else group
+        io_s = [read_bytes_per_token(run) / run.drive_bytes_s for run in reading]
+        token_s = [1 / run.result["decode_tok_s"] for run in reading]
         mapped = median((Case("stock", mmap=True, box_percent=case.box_percent), n_prompt), "decode_tok_s")
         in_ram_prompt = median((Case("stock"), n_prompt), "prompt_tok_s")
         peaks = [run.box_peak_bytes or run.result["peak_rss_bytes"] for run in group]
@@ -138,9 +158,12 @@ def summarise(runs: Sequence[Run], drive_bytes_s: float) -> list[Summary]:
                 cpu_s=median(key, "cpu_s_per_token") or 0.0,
                 peak_bytes=statistics.median(peaks),
                 achieved_bytes_s=read_bytes * decode.median,
-                drive_share=read_bytes * decode.median / drive_bytes_s,
-                compute_s=1 / all_resident if all_resident else None,
-                io_s=read_bytes / drive_bytes_s,
+                drive_share=Spread.of([io / token for io, token in zip(io_s, token_s, strict=True)]),
+                compute_s=compute_s,
+                io_s=statistics.median(io_s) if io_s else None,
+                rooflines=[Roofline(compute_s, *times) for times in zip(io_s, token_s, strict=True)]
+                if compute_s
+                else [],
                 ratio_to_mmap=decode.median / mapped if mapped else None,
                 ratio_to_ram=decode.median / in_ram if in_ram else None,
                 prompt_ratio_to_ram=prompt.median / in_ram_prompt if in_ram_prompt else None,
@@ -151,6 +174,10 @@ def summarise(runs: Sequence[Run], drive_bytes_s: float) -> list[Summary]:
 
 def maybe(value: float | None, form: str = "{:.2f}") -> str:
     return "-" if value is None else form.format(value)
+
+
+def show_share(share: Spread | None) -> str:
+    return "-" if share is None else f"{share.median:.0%} ({share.low:.0%}-{share.high:.0%})"
 
 
 Column = tuple[str, Callable[[Summary], str]]
@@ -174,14 +201,14 @@ DRIVE: Sequence[Column] = (
     ("prompt", lambda s: str(s.n_prompt)),
     ("MB/token", lambda s: f"{s.bytes_per_token / 1e6:.1f}"),
     ("MB/s", lambda s: f"{s.achieved_bytes_s / 1e6:.0f}"),
-    ("of drive", lambda s: f"{s.drive_share:.0%}"),
+    ("of drive", lambda s: show_share(s.drive_share)),
     ("hits", lambda s: maybe(s.hit_rate, "{:.1%}")),
     ("stall ms", lambda s: maybe(None if s.stall_s is None else 1e3 * s.stall_s, "{:.1f}")),
     ("token ms", lambda s: f"{1e3 / s.decode_tok_s.median:.1f}"),
     ("compute ms", lambda s: maybe(None if s.compute_s is None else 1e3 * s.compute_s, "{:.1f}")),
-    ("io ms", lambda s: f"{1e3 * s.io_s:.1f}"),
-    ("token/max", lambda s: maybe(s.over_roofline)),
-    ("max 0..1 sum", lambda s: maybe(s.roofline.position if s.roofline else None)),
+    ("io ms", lambda s: maybe(None if s.io_s is None else 1e3 * s.io_s, "{:.1f}")),
+    ("token/max", lambda s: s.over_roofline.show() if s.over_roofline else "-"),
+    ("max 0..1 sum", lambda s: maybe(s.position)),
 )
 
 
@@ -240,9 +267,11 @@ def check(runs: Sequence[Run], summaries: Sequence[Summary], limits: Thresholds)
         if s.case.box_percent is not None:
             ask(s, "decode over stock mmap is", s.ratio_to_mmap, limits.min_ratio_mmap)
         ask(s, "decode over stock in RAM is", s.ratio_to_ram, limits.min_ratio_ram)
-        ask(s, "token time over max(compute, io) is", s.over_roofline, None, limits.max_over_roofline)
+        over_roofline = s.over_roofline.median if s.over_roofline else None
+        ask(s, "token time over max(compute, io) is", over_roofline, None, limits.max_over_roofline)
         if s.io_bound:
-            ask(s, "share of the drive's bandwidth is", s.drive_share, limits.min_drive_share)
+            share = s.drive_share.median if s.drive_share else None
+            ask(s, "share of the drive's bandwidth is", share, limits.min_drive_share)
     return problems
 
 
