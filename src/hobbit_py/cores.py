@@ -33,7 +33,9 @@ def n_compute_threads(*, beside_copies: bool) -> int:
 def openmp_spin_count() -> int:
     """How often OpenMP's idle threads look whether there is work before they sleep (GOMP_SPINCOUNT).
 
-    Where few cores are shared with reads, spinning takes the time that those need; where there are more, waking up
-    takes longer than most of what there is to compute between two reads.
+    Where few cores are shared with reads, spinning takes the time that those need. The kernel also leaves both compute
+    threads on one of two cores now and then, and the longer the one spins the longer the other waits for its turn: with
+    10,000 a layer of 1 ms took 12 to 15 ms about once a token. Where there are more cores, waking up takes longer than
+    most of what there is to compute between two reads (docs/performance.md, "Cores").
     """
-    return 100_000 if n_usable_cores() >= _MANY_CORES else 10_000
+    return 100_000 if n_usable_cores() >= _MANY_CORES else 1_000
