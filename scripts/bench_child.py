@@ -65,7 +65,7 @@ def load_hobbit(options: argparse.Namespace, n_ctx: int) -> llama_cpp.Llama:
     if options.reroute is not None:
         budget["router_filter"] = Substitute(options.reroute)
     elif options.reroute_below is not None:
-        budget["router_filter"] = Reroute(options.reroute_below)
+        budget["router_filter"] = Reroute(options.reroute_below, fall=options.reroute_fall)
     model: llama_cpp.Llama = hobbit_py.Llama(
         options.model,
         precision=options.precision,
@@ -123,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rerouting = parser.add_mutually_exclusive_group()
     rerouting.add_argument("--reroute", type=float, help="hobbit: margin of policies.Substitute (none)")
     rerouting.add_argument("--reroute-below", type=float, help="hobbit: tolerance of policies.Reroute (none)")
+    parser.add_argument("--reroute-fall", type=float, default=0.0, help="hobbit: how much less it is per layer (0)")
     try:
         result = measure_engine(parser.parse_args(arguments))
     except (OSError, ValueError, RuntimeError, ImportError) as error:

@@ -210,10 +210,10 @@ void bind_engine(py::module_ & m) {
         .def("set_prefetch", &Engine::set_prefetch, py::arg("options"))
         .def(
             "set_router_filter",
-            [](Engine & e, const std::string & name, float strength, uint32_t n_protected) {
-                e.set_router_filter({name, strength, n_protected});
+            [](Engine & e, const std::string & name, float strength, uint32_t n_protected, float fall) {
+                e.set_router_filter({name, strength, n_protected, fall});
             },
-            py::arg("name"), py::arg("strength"), py::arg("n_protected"))
+            py::arg("name"), py::arg("strength"), py::arg("n_protected"), py::arg("fall") = 0.0f)
         .def("set_hybrid_weights", &Engine::set_hybrid_weights, py::arg("weights"))
         .def("set_trained_gates", &Engine::set_trained_gates, py::arg("gates").none(true))
         .def("set_prediction_record", &Engine::set_prediction_record, py::arg("record").none(true))

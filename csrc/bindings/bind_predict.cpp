@@ -105,10 +105,10 @@ void bind_predict(py::module_ & m) {
             py::arg("layer_idx"), "A layer's router as it is applied to such inputs, [n_expert, n_embd].");
 
     py::class_<RouterFilter>(m, "RouterFilter")
-        .def(py::init([](const std::string & name, float strength, uint32_t n_protected) {
-                 return make_router_filter({name, strength, n_protected});
+        .def(py::init([](const std::string & name, float strength, uint32_t n_protected, float fall) {
+                 return make_router_filter({name, strength, n_protected, fall});
              }),
-             py::arg("name"), py::arg("strength"), py::arg("n_protected"))
+             py::arg("name"), py::arg("strength"), py::arg("n_protected"), py::arg("fall") = 0.0f)
         .def(
             "select",
             [](RouterFilter & filter, uint16_t layer_idx, const Floats & scores, const std::vector<bool> & resident,

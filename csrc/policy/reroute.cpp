@@ -6,9 +6,10 @@
 
 namespace hobbit {
 
-void Reroute::select(uint16_t, const float * scores, const Resident * resident, uint32_t n_expert, uint32_t n_used,
-                     int32_t * order) {
-    if (n_used >= n_expert || tolerance_ <= 0.0f) {
+void Reroute::select(uint16_t layer_idx, const float * scores, const Resident * resident, uint32_t n_expert,
+                     uint32_t n_used, int32_t * order) {
+    const float tolerance = tolerance_ - fall_ * static_cast<float>(layer_idx);
+    if (n_used >= n_expert || tolerance <= 0.0f) {
         return;
     }
     const double best  = scores[order[0]];
@@ -17,7 +18,7 @@ void Reroute::select(uint16_t, const float * scores, const Resident * resident, 
         total += std::exp(scores[order[i]] - best);
     }
     // Ratios of weights are differences of scores.
-    const double limit = std::log(static_cast<double>(tolerance_)) + std::log(total) + best;
+    const double limit = std::log(static_cast<double>(tolerance)) + std::log(total) + best;
     replace_missing(scores, resident, n_expert, n_used, n_protected_, order, [=](int32_t missing, int32_t stand_in) {
         return 2.0 * scores[missing] - scores[stand_in] < limit;
     });

@@ -28,6 +28,7 @@ struct RouterFilterOptions {
     std::string name        = "none"; // "cache-prior", "reroute", "substitute" or "none"
     float       strength    = 0;      // of the bias, the tolerance or the margin of a near-tie; 0 changes nothing
     uint32_t    n_protected = 1;      // the best experts of a token are always selected
+    float       fall        = 0; // of "reroute": strength is that of layer 0, and falls by this from each to the next
 };
 
 //   "cache-prior"  resident experts' scores gain strength x the layer's mean spread of scores (Mixture of
@@ -36,7 +37,7 @@ struct RouterFilterOptions {
 //                  weight over the other's, weights as shares of those selected, is below the tolerance
 //   "substitute"   a missing expert that is within the margin of the first one not selected gives way to the best
 //                  resident one that is within it on the other side (after SMoE, arXiv 2508.18983)
-// nullptr for "none". Throws std::invalid_argument for another name or a strength outside 0..1.
+// nullptr for "none". Throws std::invalid_argument for another name, a strength outside 0..1 or an infinite fall.
 std::unique_ptr<RouterFilter> make_router_filter(const RouterFilterOptions & options);
 
 } // namespace hobbit

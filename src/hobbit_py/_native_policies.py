@@ -75,14 +75,14 @@ def to_native_gates(gates: TrainedGates, n_layers: int) -> _core.TrainedGates:
     return _core.TrainedGates(gates.n_ahead, np.ascontiguousarray(joined).view(np.uint16), biases)
 
 
-def to_native_filter(router_filter: RouterFilter) -> tuple[str, float, int]:
+def to_native_filter(router_filter: RouterFilter) -> tuple[str, float, int, float]:
     """The arguments of Engine.set_router_filter; raises UsageError for something else."""
     if isinstance(router_filter, CachePrior):
-        return "cache-prior", router_filter.strength, router_filter.n_protected
+        return "cache-prior", router_filter.strength, router_filter.n_protected, 0.0
     if isinstance(router_filter, Reroute):
-        return "reroute", router_filter.tolerance, router_filter.n_protected
+        return "reroute", router_filter.tolerance, router_filter.n_protected, router_filter.fall
     if isinstance(router_filter, Substitute):
-        return "substitute", router_filter.margin, router_filter.n_protected
+        return "substitute", router_filter.margin, router_filter.n_protected, 0.0
     raise UsageError(f"router_filter is {router_filter!r} and must be a CachePrior, a Reroute or a Substitute.")
 
 

@@ -263,7 +263,9 @@ def _tuned_note(what: str, tuning: Tuning, router_filter: RouterFilter | None) -
 def _active(router_filter: RouterFilter | None) -> RouterFilter | None:
     """None for one that changes nothing."""
     match router_filter:
-        case CachePrior(strength=0) | Reroute(tolerance=0) | Substitute(margin=0):
+        case CachePrior(strength=0) | Substitute(margin=0):
+            return None
+        case Reroute(tolerance=0, fall=fall) if fall >= 0:
             return None
     return router_filter
 

@@ -99,7 +99,7 @@ def test_exact_runs_must_agree_as_far_as_both_decoded() -> None:
     check_exact([Run(RESIDENT, measured(1, tokens=(1, 2))), Run(mixed, measured(1, tokens=(3, 4)))])
 
 
-@pytest.mark.parametrize("router_filter", [Reroute(0.15), Substitute(0.5)], ids=repr)
+@pytest.mark.parametrize("router_filter", [Reroute(0.15, fall=0.01), Substitute(0.5)], ids=repr)
 def test_a_job_survives_its_way_to_the_child(router_filter: RouterFilter) -> None:
     job = Job("m.gguf", "t.txt", {"memory": "1GiB", "n_threads": 2}, RunShape(n_prompt=3, max_decode_s=1.5))
     assert Job.from_json(job.to_json()) == job

@@ -80,6 +80,7 @@ def test_thresholds_are_made_once(
         (("--reroute", "0"), {"router_filter": Substitute(0.0)}),
         (("--reroute-below", "0.15"), {"router_filter": Reroute(0.15)}),
         (("--reroute-below", "0"), {"router_filter": Reroute(0.0)}),
+        (("--reroute-below", "0.26", "--reroute-fall", "0.019"), {"router_filter": Reroute(0.26, fall=0.019)}),
         (("--reroute", "0.5", "--precision", "mixed", "--preset", "baseline"), {"router_filter": Substitute(0.5)}),
     ],
     ids=str,
@@ -125,6 +126,15 @@ def test_hobbits_thresholds_are_those_of_perplexity(model: Path, loaded: list[di
         (("--fall", "inf", "--hi-above", "0.3"), "inf is not a finite number"),
         (("--reroute", "1.5"), "1.5 is not in the range"),
         (("--reroute-below", "1.5"), "1.5 is not in the range"),
+        (
+            ("--reroute-fall", "0.01"),
+            "--reroute-fall says by how much --reroute-below falls from layer to layer; give --reroute-below as well.",
+        ),
+        (
+            ("--reroute", "0.5", "--reroute-fall", "0.01"),
+            "--reroute-fall says by how much --reroute-below falls from layer to layer; give --reroute-below as well.",
+        ),
+        (("--reroute-below", "0.1", "--reroute-fall", "inf"), "inf is not a finite number"),
         (
             ("--reroute", "0", "--reroute-below", "0.15"),
             "--reroute and --reroute-below are two rules for which missing expert gives way; give one of them.",

@@ -21,6 +21,7 @@ def native_of(router_filter: RouterFilter) -> _core.RouterFilter:
         *(CachePrior(0.3, 1), CachePrior(1.0, 2), CachePrior(0.0)),
         *(Substitute(0.3, 1), Substitute(1.0, 0), Substitute(0.0)),
         *(Reroute(0.15, 1), Reroute(1.0, 0), Reroute(0.0)),
+        *(Reroute(0.3, 1, fall=0.2), Reroute(0.1, 0, fall=-0.2), Reroute(0.0, fall=0.1)),
     ],
     ids=repr,
 )
@@ -38,7 +39,7 @@ def test_native_and_python_decide_alike(router_filter: RouterFilter) -> None:
         found = native.select(step % 3, scores, resident.tolist(), 4)
         assert found == router_filter.select(step % 3, scores, resident, 4)
         n_changed += found != np.argsort(-scores, kind="stable")[:4].tolist()
-    _name, strength, _n_protected = to_native_filter(router_filter)
+    _name, strength, *_ = to_native_filter(router_filter)
     assert (n_changed > 0) == (strength > 0)
 
 
@@ -71,6 +72,13 @@ def test_experts_of_little_weight_are_rerouted_far_and_others_to_their_like() ->
     assert Reroute(0.4).select(0, scores, resident, 2) == [0, 1]
 
 
+def test_a_tolerance_that_falls_is_smaller_in_each_later_layer() -> None:
+    scores = np.log(np.array([0.5, 0.28, 0.02, 0.015, 0.004], np.float32))
+    resident = np.array([False, False, False, False, True])
+    falling = Reroute(0.2, fall=0.05)  # what rerouting costs here is 0.125, as above
+    assert [falling.select(layer_idx, scores, resident, 3)[-1] for layer_idx in range(6)] == [4, 4, 2, 2, 2, 2]
+
+
 def test_values_out_of_range() -> None:
     with pytest.raises(UsageError, match=r"strength is 1\.5 and must be between 0 and 1"):
         CachePrior(1.5)
@@ -78,5 +86,9 @@ def test_values_out_of_range() -> None:
         Substitute(-1)
     with pytest.raises(UsageError, match=r"tolerance is 2 and must be between 0 and 1"):
         Reroute(2)
+    with pytest.raises(UsageError, match=r"fall is inf and must be a finite number"):
+        Reroute(0.1, fall=float("inf"))
+    with pytest.raises(ValueError, match="fall is inf and must be a finite number"):
+        _core.RouterFilter("reroute", 0.1, 1, float("inf"))
     with pytest.raises(ValueError, match="unknown router filter 'nearest'"):
         _core.RouterFilter("nearest", 0.5, 1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _THRESHOLDS = ("hi_above", "fall", "wait_above", "skip_below")
-_ROUTER_FILTERS = ("reroute", "reroute_below")
+_ROUTER_FILTERS = ("reroute", "reroute_below", "reroute_fall")
 _OPTIONS = (
     click.option(
         "--hi-above",
@@ -72,6 +72,13 @@ _OPTIONS = (
         help="Likewise, instead of --reroute: where this changes the layer's output by less, judged by the weights of "
         "both. The fewer bytes for the same loss.",
     ),
+    click.option(
+        "--reroute-fall",
+        type=float,
+        callback=values.finite,
+        metavar="X",
+        help="By which --reroute-below, that of the first layer, falls from each layer to the next. [default: 0]",
+    ),
 )
 
 
@@ -103,7 +110,12 @@ class MixedOptions:
         thresholds = {name: given[name] for name in _THRESHOLDS if name in given}
         if "fall" in given and "hi_above" not in given:
             raise UsageError("--fall says by how much --hi-above falls from layer to layer; give --hi-above as well.")
-        if all(name in given for name in _ROUTER_FILTERS):
+        if "reroute_fall" in given and "reroute_below" not in given:
+            raise UsageError(
+                "--reroute-fall says by how much --reroute-below falls from layer to layer; give --reroute-below as "
+                "well."
+            )
+        if "reroute" in given and "reroute_below" in given:
             raise UsageError(
                 "--reroute and --reroute-below are two rules for which missing expert gives way; give one of them."
             )
@@ -111,7 +123,7 @@ class MixedOptions:
         if "reroute" in given:
             router_filter = Substitute(given["reroute"])
         elif "reroute_below" in given:
-            router_filter = Reroute(given["reroute_below"])
+            router_filter = Reroute(given["reroute_below"], fall=given.get("reroute_fall", 0.0))
         return cls(
             names=tuple(f"--{name.replace('_', '-')}" for name in given),
             policy=WeightThresholds(**{"hi_above": 0.0, **thresholds}) if thresholds else None,

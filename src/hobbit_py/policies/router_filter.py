@@ -86,29 +86,34 @@ class Reroute:
 
     The change is judged by the weights, as shares of those selected: the square of the one given up, over that of the
     best resident expert that was not selected. So an expert that counts little goes far, and one that counts much only
-    to one that is about as good. Reads about a tenth less than `Substitute` for the same divergence
-    (docs/router_filters.md).
+    to one that is about as good. Reads about a tenth less than `Substitute` for the same divergence, and with a
+    tolerance that falls with depth once more a tenth (docs/router_filters.md).
 
     Args:
-        tolerance: Below this the expert gives way, 0 (nothing changes) to 1. With eight experts of equal weight one as
-            good costs 0.125, with two 0.5.
+        tolerance: In layer 0, below this the expert gives way, 0 (nothing changes) to 1. With eight experts of equal
+            weight one as good costs 0.125, with two 0.5.
         n_protected: The best experts of a token are never replaced.
+        fall: By how much less the tolerance is from each layer to the next; where it comes to 0, nothing changes.
     """
 
     tolerance: float = 0.1
     n_protected: int = 1
+    fall: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.tolerance, "tolerance", self.n_protected)
+        if not math.isfinite(self.fall):
+            raise UsageError(f"fall is {self.fall} and must be a finite number.")
 
     def select(self, layer_idx: int, scores: Scores, resident: npt.NDArray[np.bool_], n_used: int) -> list[int]:
         """The experts selected, best first. scores [n_expert] are logarithms of weights, up to a constant."""
         order = np.argsort(-scores, kind="stable").tolist()
-        if n_used >= len(order) or self.tolerance <= 0:
+        tolerance = np.float32(self.tolerance) - np.float32(self.fall) * np.float32(layer_idx)
+        if n_used >= len(order) or tolerance <= 0:
             return list(order[:n_used])
         weights = scores.astype(np.float64)
         total = np.exp(weights[order[:n_used]] - weights[order[0]]).sum()
-        limit = math.log(np.float32(self.tolerance)) + math.log(total) + weights[order[0]]
+        limit = math.log(tolerance) + math.log(total) + weights[order[0]]
         selected = _replace_missing(
             order, resident, n_used, self.n_protected, lambda e, other: bool(2 * weights[e] - weights[other] < limit)
         )
