@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _THRESHOLDS = ("hi_above", "fall", "wait_above", "skip_below")
-_ROUTER_FILTERS = ("reroute", "reroute_below", "reroute_fall")
+_REROUTING = ("reroute", "reroute_below", "reroute_fall")
+_FALLS = {"--fall": "--hi-above", "--reroute-fall": "--reroute-below"}  # and what they are of
+
+
+def _fall_option(name: str) -> Callable[[_Command], _Command]:
+    return click.option(
+        name,
+        type=float,
+        callback=values.finite,
+        metavar="X",
+        help=f"By which {_FALLS[name]}, that of the first layer, falls from each layer to the next. [default: 0]",
+    )
+
+
 _OPTIONS = (
     click.option(
         "--hi-above",
@@ -27,13 +40,7 @@ _OPTIONS = (
         metavar="X",
         help="Gate weight from which on a miss is read in hi. [default with --skip-below or --wait-above: 0]",
     ),
-    click.option(
-        "--fall",
-        type=float,
-        callback=values.finite,
-        metavar="X",
-        help="By which --hi-above, that of the first layer, falls from each layer to the next. [default: 0]",
-    ),
+    _fall_option("--fall"),
     click.option(
         "--wait-above",
         type=click.FloatRange(min=0),
@@ -72,13 +79,7 @@ _OPTIONS = (
         help="Likewise, instead of --reroute: where this changes the layer's output by less, judged by the weights of "
         "both. The fewer bytes for the same loss.",
     ),
-    click.option(
-        "--reroute-fall",
-        type=float,
-        callback=values.finite,
-        metavar="X",
-        help="By which --reroute-below, that of the first layer, falls from each layer to the next. [default: 0]",
-    ),
+    _fall_option("--reroute-fall"),
 )
 
 
@@ -105,16 +106,13 @@ class MixedOptions:
         """
         from ..policies import Reroute, Substitute, WeightThresholds
 
-        own = {name: parameters.pop(name, None) for name in (*_THRESHOLDS, "lo_share", *_ROUTER_FILTERS)}
+        own = {name: parameters.pop(name, None) for name in (*_THRESHOLDS, "lo_share", *_REROUTING)}
         given = {name: value for name, value in own.items() if value is not None}
         thresholds = {name: given[name] for name in _THRESHOLDS if name in given}
-        if "fall" in given and "hi_above" not in given:
-            raise UsageError("--fall says by how much --hi-above falls from layer to layer; give --hi-above as well.")
-        if "reroute_fall" in given and "reroute_below" not in given:
-            raise UsageError(
-                "--reroute-fall says by how much --reroute-below falls from layer to layer; give --reroute-below as "
-                "well."
-            )
+        names = tuple(f"--{name.replace('_', '-')}" for name in given)
+        for fall, first in _FALLS.items():
+            if fall in names and first not in names:
+                raise UsageError(f"{fall} says by how much {first} falls from layer to layer; give {first} as well.")
         if "reroute" in given and "reroute_below" in given:
             raise UsageError(
                 "--reroute and --reroute-below are two rules for which missing expert gives way; give one of them."
@@ -125,7 +123,7 @@ class MixedOptions:
         elif "reroute_below" in given:
             router_filter = Reroute(given["reroute_below"], fall=given.get("reroute_fall", 0.0))
         return cls(
-            names=tuple(f"--{name.replace('_', '-')}" for name in given),
+            names=names,
             policy=WeightThresholds(**{"hi_above": 0.0, **thresholds}) if thresholds else None,
             lo_share=given.get("lo_share"),
             router_filter=router_filter,
