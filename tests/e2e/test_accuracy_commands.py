@@ -96,7 +96,7 @@ def test_report_in_words(model: Path) -> None:
     assert result.stderr.startswith("hobbit: Mixed precision with lo copies from model.lo-Q3_K.gguf")
 
 
-SETTINGS = ("hi_above", "wait_above", "skip_below", "tilt", "lo_share", "reroute_margin")
+SETTINGS = ("hi_above", "wait_above", "skip_below", "tilt", "lo_share", "reroute_below", "reroute_fall")
 
 
 @pytest.mark.parametrize("options", [(), ("--try-rerouting",)], ids=str)
@@ -109,12 +109,12 @@ def test_tune_stores_what_the_next_run_uses(model: Path, options: tuple[str, ...
         assert json.loads(stored.read_text())["hi_above"] == tuned["hi_above"]
         chosen = [m for m in tuned["measured"] if all(m[name] == tuned[name] for name in SETTINGS)]
         assert len(chosen) == 1
-        assert any(m["reroute_margin"] > 0 for m in tuned["measured"]) == bool(options)
+        assert any(m["reroute_below"] > 0 for m in tuned["measured"]) == bool(options)
         assert chosen[0]["loss"] == tuned["loss"] <= 0.05
         assert tuned["time_ratio"] == min(m["time_ratio"] for m in tuned["measured"] if m["loss"] <= 0.05) < 1
         result = hobbit("generate", model, "--prompt", "It was", "-n", "2", "--expert-memory", QUARTER)
         assert "measured by hobbit tune" in result.stderr
-        assert ("rerouted" in result.stderr) == (tuned["reroute_margin"] > 0)
+        assert ("rerouted" in result.stderr) == (tuned["reroute_below"] > 0)
     finally:
         stored.unlink()
 

@@ -297,7 +297,7 @@ def test_tuned_rerouting_is_for_mixed_runs_that_leave_it_open(tiny_model: ModelF
     lo.symlink_to(tiny_model("qwen3moe", experts_quant=LO_TYPE, **shape))
     save_tuning([hi], lo, TUNING)
     assert rerouted(hi)[0] == 0
-    save_tuning([hi], lo, replace(TUNING, reroute_margin=0.8))
+    save_tuning([hi], lo, replace(TUNING, reroute_below=0.8))
     n_rerouted, note = rerouted(hi)
     assert n_rerouted > 0
     assert "missing experts rerouted to resident ones; loss 0.4% perplexity, measured by hobbit tune" in note

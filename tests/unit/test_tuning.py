@@ -91,12 +91,12 @@ def test_is_about_the_hi_copies_too(pair: tuple[Path, Path]) -> None:
     model, lo = pair
     hi = model.with_name("model.lo-Q4_K.gguf")
     hi.write_bytes(bytes(64))
-    tuning = replace(TUNING, reroute_margin=0.3)
+    tuning = replace(TUNING, reroute_below=0.3)
     save_tuning([model], lo, tuning, hi_path=hi)
     assert load_tuning([model], lo) is None
     assert load_tuning([model], lo, hi) == tuning
     assert tuned_filter([str(model)], lo) is None
-    assert tuned_filter([str(model)], lo, hi) == Substitute(0.3, 1)
+    assert tuned_filter([str(model)], lo, hi) == Reroute(0.3, 1)
     save_tuning([model], None, None)  # as after --eviction-only
     assert load_tuning([model], lo, hi) == tuning
     save_tuning([model], lo, tuning)
@@ -136,9 +136,11 @@ def test_counts_for_these_very_files_alone(pair: tuple[Path, Path], changed: str
     "change",
     [
         {"schema": 2},
-        {"schema": 4},
-        {"reroute_margin": 1.5},
-        {"reroute_margin": None},
+        {"schema": 5},
+        {"reroute_below": 1.5},
+        {"reroute_below": None},
+        {"reroute_fall": -0.1},
+        {"reroute_fall": None},
         {"hi_above": None},
         {"hi_above": "0.5"},
         {"hi_above": True},
@@ -157,12 +159,12 @@ def test_what_cannot_be_used_counts_as_absent(pair: tuple[Path, Path], change: d
     assert load_tuning([model], lo) is None
 
 
-def test_a_file_without_rerouting_is_made_anew(pair: tuple[Path, Path]) -> None:
-    """What `hobbit tune` wrote before it could reroute: schema 4, without the field."""
+def test_a_file_of_an_earlier_version_is_made_anew(pair: tuple[Path, Path]) -> None:
+    """What `hobbit tune` wrote when it went by margins of near ties: schema 5."""
     model, lo = pair
     path = save_tuning([model], lo, TUNING)
-    stored = json.loads(path.read_text()) | {"schema": 4}
-    del stored["reroute_margin"]
+    stored = json.loads(path.read_text()) | {"schema": 5, "reroute_margin": 0.5}
+    del stored["reroute_below"], stored["reroute_fall"]
     path.write_text(json.dumps(stored))
     assert load_tuning([model], lo) is None
     assert tuned_filter([str(model)], lo) is None
@@ -174,21 +176,27 @@ def test_rerouting_is_stored(pair: tuple[Path, Path]) -> None:
     model, lo = pair
     save_tuning([model], lo, TUNING)
     assert tuned_filter([str(model)], lo) is None
-    save_tuning([model], lo, replace(TUNING, reroute_margin=0.3))
-    assert tuned_filter([str(model)], lo) == Substitute(0.3, 1)
+    save_tuning([model], lo, replace(TUNING, reroute_below=0.3, reroute_fall=0.02))
+    assert tuned_filter([str(model)], lo) == Reroute(0.3, 1, 0.02)
 
 
 @pytest.mark.parametrize(
-    ("margin", "router_filter", "said"),
+    ("below", "router_filter", "said"),
     [
         (0.0, None, "with lo copies from model.lo-Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune."),
         (
             0.3,
-            Substitute(0.3),
+            Reroute(0.3),
             "missing experts rerouted to resident ones; loss 0.4% perplexity, measured by hobbit tune.",
         ),
         (0.3, None, "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
         (0.0, Reroute(0.0), "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune."),
+        (
+            0.3,
+            Reroute(0.1),
+            "to resident ones; loss 0.4% perplexity, measured by hobbit tune with another router filter.",
+        ),
+        (0.3, Reroute(0.3, fall=0.01), "measured by hobbit tune with another router filter."),
         (0.3, Substitute(0.0), "Q2_K.gguf; loss 0.4% perplexity, measured by hobbit tune with another router filter."),
         (
             0.0,
@@ -199,10 +207,10 @@ def test_rerouting_is_stored(pair: tuple[Path, Path]) -> None:
     ids=str,
 )
 def test_the_note_says_what_the_loss_was_measured_with(
-    pair: tuple[Path, Path], margin: float, router_filter: RouterFilter | None, said: str
+    pair: tuple[Path, Path], below: float, router_filter: RouterFilter | None, said: str
 ) -> None:
     model, lo = pair
-    save_tuning([model], lo, replace(TUNING, reroute_margin=margin))
+    save_tuning([model], lo, replace(TUNING, reroute_below=below))
     settings = mixed_settings(
         [str(model)],
         lo,
@@ -292,7 +300,7 @@ def test_when_lo_copies_serve_alone(
         (TUNING, None, "the loss of that is not known, 'hobbit perplexity --against exact' measures it."),
         (LO_ALONE, None, "; loss 0.4% perplexity, measured by hobbit tune."),
         (LO_ALONE, CachePrior(0.1), "measured by hobbit tune with no router filter."),
-        (replace(LO_ALONE, reroute_margin=0.3), Substitute(0.3), "rerouted to resident ones; loss 0.4% perplexity, "),
+        (replace(LO_ALONE, reroute_below=0.3), Reroute(0.3), "rerouted to resident ones; loss 0.4% perplexity, "),
     ],
     ids=["not tuned", "tuned with hi copies", "tuned alone", "another filter", "rerouted"],
 )

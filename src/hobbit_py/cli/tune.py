@@ -43,7 +43,8 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 def _setting(c: Candidate | Tuning) -> str:
     waits = "never" if c.wait_above > 1 else f"above {max(c.hi_above, c.wait_above):.2f}"
     falls = f" ({c.tilt:+.0%} in the first layer, {-c.tilt:+.0%} in the last)" if c.tilt else ""
-    reroutes = f", reroutes within {c.reroute_margin:.0%}" if c.reroute_margin else ""
+    deeper = f", {c.reroute_fall:.3f} less per layer" if c.reroute_fall else ""
+    reroutes = f", reroutes below {c.reroute_below:.2f}{deeper}" if c.reroute_below else ""
     if c.is_lo_alone:
         return f"lo copies alone{reroutes}"
     return (
@@ -96,8 +97,8 @@ def _sentences(result: TuneResult) -> list[str]:
     "--try-rerouting",
     "reroute",
     is_flag=True,
-    help="Also try whether a missing expert may give way to a resident one that the router rates nearly alike, within "
-    "several margins (--reroute of other commands). Changes which experts a token gets.",
+    help="Also try whether a missing expert may give way to a resident one where that changes the layer's output "
+    "little (--reroute-below and --reroute-fall of other commands). Changes which experts a token gets.",
 )
 @click.option("--eviction-only", is_flag=True, help="Find the eviction policy of exact mode alone: needs no lo copy.")
 @click.option(

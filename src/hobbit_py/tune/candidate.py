@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from ..policies import Substitute, WeightThresholds
+from ..policies import Reroute, WeightThresholds
 
 TILTS = (0.25, 0.0)
 NEVER_WAIT = 2.0  # above any weight
+
+# Of rerouting, ever wider: tolerances in the middle layer of a model that uses eight experts.
+REROUTE_TOLERANCES = (0.06, 0.12)
+WIDE_TOLERANCES = (0.12, 0.17, 0.22)  # of lo copies alone, and beside hi copies of their own: see Measured.expected_loss
+_REROUTE_TILT = 0.75  # how much more it is in the first layer, and less in the last
 _N_PROTECTED = 1  # the best expert of a token is never rerouted
 
 
-def rerouting(margin: float) -> Substitute | None:
-    """The router filter of a margin; None for 0."""
-    return Substitute(margin, _N_PROTECTED) if margin > 0 else None
+@dataclass(frozen=True)
+class Rerouting:
+    """Of `Reroute`: the tolerance in the first layer, 0: nothing is rerouted, and by how much less it is per layer."""
+
+    below: float = 0.0
+    fall: float = 0.0
+
+    def router_filter(self) -> Reroute | None:
+        """None if nothing is rerouted."""
+        return Reroute(self.below, _N_PROTECTED, self.fall) if self.below > 0 else None
+
+
+def rerouting_ladder(tolerances: Sequence[float], n_used: int, n_layers: int) -> list[Rerouting]:
+    """Of such tolerances, for a model that uses `n_used` experts a token in each of `n_layers`.
+
+    The fewer are used the more each one counts, so the more a good one costs (Reroute). A fall with depth saves a tenth
+    of the bytes with eight, and with two it costs (docs/router_filters.md).
+    """
+    tilt = _REROUTE_TILT if n_used > 2 and n_layers > 1 else 0.0
+    ladder = []
+    for tolerance in tolerances:
+        middle = min(1.0, tolerance * 8 / n_used)
+        first = min(1.0, middle * (1 + tilt))
+        ladder.append(Rerouting(first, 2 * (first - middle) / (n_layers - 1) if tilt else 0.0))
+    return ladder
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings of mixed mode; `hi_above` is that of the middle layer, `reroute_margin` that of Substitute, 0: none."""
+    """Settings of mixed mode; `hi_above` is that of the middle layer, the last two are those of `Rerouting`."""
 
     hi_above: float
     skip_below: float
     lo_share: float
     wait_above: float = 0.0
     tilt: float = TILTS[0]
-    reroute_margin: float = 0.0
+    reroute_below: float = 0.0
+    reroute_fall: float = 0.0
 
     @property
     def is_lo_alone(self) -> bool:
@@ -38,15 +67,23 @@ class Candidate:
             self.hi_above, self.tilt, n_layers, skip_below=self.skip_below, wait_above=self.wait_above
         )
 
+    def router_filter(self) -> Reroute | None:
+        """Its router filter; None without one."""
+        return Rerouting(self.reroute_below, self.reroute_fall).router_filter()
+
+    def rerouted(self, by: Rerouting) -> Candidate:
+        """The same with another router filter."""
+        return replace(self, reroute_below=by.below, reroute_fall=by.fall)
+
 
 def is_lo_alone(hi_above: float, lo_share: float) -> bool:
     """Of thresholds and a share: no weight asks for hi, and all memory is for lo copies."""
     return hi_above >= 1.0 and lo_share >= 1.0
 
 
-def lo_alone(reroute_margin: float) -> Candidate:
-    """No hi copies at all: with fine lo copies the fewest bytes for their loss, once near ties are rerouted."""
-    return Candidate(hi_above=1.0, skip_below=0.0, lo_share=1.0, tilt=0.0, reroute_margin=reroute_margin)
+def lo_alone(by: Rerouting | None = None) -> Candidate:
+    """No hi copies at all: with fine lo copies the fewest bytes for their loss, once experts are rerouted."""
+    return Candidate(hi_above=1.0, skip_below=0.0, lo_share=1.0, tilt=0.0).rerouted(by or Rerouting())
 
 
 @dataclass(frozen=True)
@@ -90,7 +127,7 @@ class Measured:
         expert that nearly won the place is about as good. There half of it counts. Coarse lo copies beside the model's
         own experts have a larger part in it, of which more is lost.
         """
-        is_rerouted = self.candidate.reroute_margin > 0 and (self.candidate.is_lo_alone or self.has_own_hi)
+        is_rerouted = self.candidate.reroute_below > 0 and (self.candidate.is_lo_alone or self.has_own_hi)
         divergence = self.kl_mean / 2 if is_rerouted else self.kl_mean
         return (self.loss + 2 * divergence) / 3
 

@@ -16,9 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..evaluate import Evaluation, Reference, Windows, evaluate
-from ..policies import AlwaysHigh
+from ..policies import AlwaysHigh, Reroute
 from ..simulate.record import Recording, hi_part_bytes, lo_part_bytes, record_trace
-from .candidate import NEVER_WAIT, TILTS, Candidate, Measured, Speeds, lo_alone, rerouting
+from .candidate import (
+    NEVER_WAIT,
+    REROUTE_TOLERANCES,
+    TILTS,
+    WIDE_TOLERANCES,
+    Candidate,
+    Measured,
+    Rerouting,
+    Speeds,
+    lo_alone,
+    rerouting_ladder,
+)
 from .eviction import search_eviction
 from .frontier import find_frontier
 from .routing import MixThresholds, hi_thresholds, mix_thresholds, record_weights, skip_thresholds
@@ -27,8 +38,6 @@ from .stored import EvictionTuning, Tuning
 if TYPE_CHECKING:
     from ..llama import Llama
 
-REROUTE_MARGINS = (0.15, 0.3)
-WIDE_MARGINS = (0.3, 0.5, 0.7)  # of lo copies alone, and beside hi copies of their own: see Measured.expected_loss
 _MAX_RUNS = 16  # of the search, exact mode and the recording of the router
 _MAX_REROUTED_RUNS = 8  # of the thresholds that were found one, one and three; three of lo copies alone
 
@@ -54,7 +63,8 @@ def search(
     skip_ladder: Sequence[float],
     measure: Callable[[Candidate], Measured],
     max_loss: float,
-    margins: Sequence[float] = (),
+    reroutings: Sequence[Rerouting] = (),
+    lo_alone_reroutings: Sequence[Rerouting] = (),
 ) -> tuple[Measured | None, list[Measured]]:
     """The fastest candidate within max_loss, None if there is none, and all that were measured.
 
@@ -65,7 +75,8 @@ def search(
         skip_ladder: Values of skip_below that cost ever more.
         measure: Runs one.
         max_loss: See `Measured.is_within`; 0.01 for 1%.
-        margins: Of rerouting, ever wider ones; none: nothing is rerouted.
+        reroutings: Ever wider ones; none: nothing is rerouted.
+        lo_alone_reroutings: The same for lo copies alone.
     """
     found: dict[Candidate, Measured] = {}
 
@@ -107,14 +118,14 @@ def search(
     behind = (replace(best, hi_above=c.hi_above, lo_share=c.lo_share) for c in frontier[first + 1 : first + 3])
     for candidate in (best, *behind):
         n_within = 0
-        for margin in margins:
-            if not within(replace(candidate, reroute_margin=margin)):
+        for rerouting in reroutings:
+            if not within(candidate.rerouted(rerouting)):
                 break
             n_within += 1
         if n_within:
             break
-    for margin in (0.0, *(WIDE_MARGINS if margins else ())):
-        if not within(lo_alone(margin)):
+    for rerouting in (Rerouting(), *lo_alone_reroutings):
+        if not within(lo_alone(rerouting)):
             break
     return fastest(), list(found.values())
 
@@ -207,8 +218,8 @@ def tune(
 
         def measure(candidate: Candidate) -> Measured:
             keywords: dict[str, Any] = {"policy": candidate.policy(n_layers), "lo_share": candidate.lo_share}
-            if candidate.reroute_margin > 0:
-                keywords["router_filter"] = rerouting(candidate.reroute_margin)
+            if (router_filter := candidate.router_filter()) is not None:
+                keywords["router_filter"] = router_filter
             llama = open_llama(precision="mixed", **keywords)
             try:
                 evaluation = run(llama, windows, against=reference)
@@ -226,14 +237,17 @@ def tune(
             )
 
         hi_ladder = hi_thresholds(weights, has_own_hi=has_own_hi)
-        margins = WIDE_MARGINS if has_own_hi else REROUTE_MARGINS
+        n_used = weights.shape[1]
+        wide = rerouting_ladder(WIDE_TOLERANCES, n_used, n_layers)
+        reroutings = wide if has_own_hi else rerouting_ladder(REROUTE_TOLERANCES, n_used, n_layers)
         chosen, measured = search(
             find_frontier(trace, expert_memory_bytes, hi_ladder, has_own_hi=has_own_hi),
             hi_ladder,
             skip_thresholds(weights),
             measure,
             max_loss,
-            margins if reroute else (),
+            reroutings if reroute else (),
+            wide if reroute else (),
         )
 
     if chosen is None and hi_path is not None:
@@ -249,7 +263,8 @@ def tune(
         wait_above=chosen.candidate.wait_above,
         tilt=chosen.candidate.tilt,
         lo_share=chosen.candidate.lo_share,
-        reroute_margin=chosen.candidate.reroute_margin,
+        reroute_below=chosen.candidate.reroute_below,
+        reroute_fall=chosen.candidate.reroute_fall,
         loss=chosen.loss,
         loss_se=chosen.loss_se,
         bytes_ratio=chosen.bytes_ratio,
@@ -295,7 +310,7 @@ def tune_eviction(
 
 def _check_rerouting(open_llama: Callable[..., Llama]) -> None:
     """Computes a token with a filter, which raises HobbitError for a model that cannot have one."""
-    llama = open_llama(precision="mixed", router_filter=rerouting(REROUTE_MARGINS[0]))
+    llama = open_llama(precision="mixed", router_filter=Reroute(REROUTE_TOLERANCES[0]))
     try:
         llama.eval([0])
     finally:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..atomic_file import write_text_atomically
-from ..policies import Substitute, WeightThresholds
+from ..policies import Reroute, WeightThresholds
 from ..policies.eviction import BUILT_INS
 from ..stored_files import is_number, read_json
-from .candidate import is_lo_alone, rerouting
+from .candidate import Rerouting, is_lo_alone
 
-SCHEMA = 5
+SCHEMA = 6
 _MAX_BYTES = 1 << 20  # a larger file is not ours
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -32,8 +32,8 @@ class Tuning:
     `hi_above` is that of the middle layer and `tilt` how it falls with depth, see WeightThresholds.tilted.
     `loss` is the perplexity against exact mode on the same tokens, minus one (0.004: 0.4% worse), `loss_se` its
     standard error; `bytes_ratio` the expert bytes read, over exact mode's with the same memory; `time_ratio` the time
-    of a token, likewise, as far as it follows from bytes (tune.candidate.Speeds). `reroute_margin` is that of the
-    router filter that all this was measured with, 0: none.
+    of a token, likewise, as far as it follows from bytes (tune.candidate.Speeds). `reroute_below` and
+    `reroute_fall` are those of the router filter that all this was measured with (tune.candidate.Rerouting), 0: none.
     """
 
     hi_above: float
@@ -41,7 +41,8 @@ class Tuning:
     wait_above: float
     tilt: float
     lo_share: float
-    reroute_margin: float
+    reroute_below: float
+    reroute_fall: float
     loss: float
     loss_se: float
     bytes_ratio: float
@@ -66,9 +67,9 @@ class Tuning:
         """Whether every expert is wanted in hi: nothing else was within the loss."""
         return self.hi_above <= 0
 
-    def router_filter(self) -> Substitute | None:
+    def router_filter(self) -> Reroute | None:
         """The router filter, None without one."""
-        return rerouting(self.reroute_margin)
+        return Rerouting(self.reroute_below, self.reroute_fall).router_filter()
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def stored_tuning(stored: dict[str, Any]) -> Tuning | None:
             return None
         values[field.name] = int(value) if field.name in ("tokens", "expert_memory_bytes") else float(value)
     tuning = Tuning(**values)
-    shares = (tuning.hi_above, tuning.skip_below, tuning.lo_share, tuning.reroute_margin)
+    shares = (tuning.hi_above, tuning.skip_below, tuning.lo_share, tuning.reroute_below, tuning.reroute_fall)
     in_range = all(0 <= share <= 1 for share in shares) and tuning.wait_above >= 0 and abs(tuning.tilt) <= 1
     return tuning if in_range else None
 
