@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..llama import Llama
 
 _MAX_RUNS = 16  # of the search, exact mode and the recording of the router
-_MAX_REROUTED_RUNS = 8  # of the thresholds that were found one, one and three; three of lo copies alone
+_MAX_REROUTED_RUNS = 10  # of the thresholds that were found one, one and four; four of lo copies alone
 
 
 @dataclass(frozen=True)
