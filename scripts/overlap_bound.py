@@ -5,7 +5,7 @@
         --read-speed 2.3GB --busy-read-speed 1.84GB
 
 The engine's own cache says which experts every token lacks. One drive reads them in the order in which they are wanted,
-from when they are known; the cores compute what is there and wait for the rest, expert by expert. Nothing else takes
+from when they are known; the cores compute what is there and wait for the rest, matrix by matrix. Nothing else takes
 time, and nothing is read that is not wanted, so no engine can do better with the same cache and the same knowledge.
 "Known" says how far ahead experts are known: in their own layer, by their router, or one or more layers before, up to
 the end of the token or beyond it. The last line is what LRU would miss, and the time that takes to read.
@@ -67,20 +67,20 @@ class Bound:
 
 
 class Drive:
-    """Reads what it was given, one expert after another."""
+    """Reads what it was given, one matrix after another."""
 
     def __init__(self) -> None:
-        self._left: list[tuple[int, float]] = []  # step and bytes that are left of an expert, in reverse
+        self._left: list[tuple[int, float]] = []  # step and bytes that are left of a matrix, in reverse
         self._n_left: dict[int, int] = {}
         self.idle_s = 0.0
 
-    def give(self, step: int, n_experts: int, expert_bytes: float) -> None:
-        """Experts of a later step than all before."""
-        self._left[:0] = [(step, expert_bytes)] * n_experts
-        self._n_left[step] = n_experts
+    def give(self, step: int, n_matrices: int, matrix_bytes: float) -> None:
+        """Matrices of a later step than all before."""
+        self._left[:0] = [(step, matrix_bytes)] * n_matrices
+        self._n_left[step] = n_matrices
 
     def n_left(self, step: int) -> int:
-        """Experts of a step that are not there yet."""
+        """Matrices of a step that are not there yet."""
         return self._n_left.get(step, 0)
 
     def run(self, seconds: float, bytes_s: float) -> None:
@@ -96,7 +96,7 @@ class Drive:
         self.idle_s += seconds
 
     def run_to_next(self, bytes_s: float) -> float:
-        """Goes on to the end of the expert at hand; returns the time."""
+        """Goes on to the end of the matrix at hand; returns the time."""
         step, n_bytes = self._left.pop()
         self._n_left[step] -= 1
         return n_bytes / bytes_s
@@ -110,11 +110,13 @@ def bound(
     known_ahead: int,
     *,
     across_tokens: bool,
+    n_parts: int = 3,
 ) -> Bound:
-    """Of experts that are missing, [n_tokens, n_layers], known so many layers ahead."""
+    """Of experts that are missing, [n_tokens, n_layers], known so many layers ahead; each of `n_parts` matrices."""
     n_tokens, n_layers = n_missing.shape
-    missing = n_missing.ravel().tolist()
-    expert_s = machine.expert_s(n_layers, n_used)
+    missing = (n_missing.ravel() * n_parts).tolist()
+    n_wanted, matrix_bytes = n_used * n_parts, expert_bytes / n_parts
+    matrix_s = machine.expert_s(n_layers, n_used) / n_parts
     drive, now_s, n_given = Drive(), 0.0, 0
 
     def compute(seconds: float) -> None:
@@ -128,18 +130,18 @@ def bound(
         token_end = (step // n_layers + 1) * n_layers
         end = min(step + known_ahead + 1, len(missing) if across_tokens else token_end)
         for known in range(n_given, end):
-            drive.give(known, missing[known], expert_bytes)
+            drive.give(known, missing[known], matrix_bytes)
         n_given = max(n_given, end)
-        n_done = n_used - n_absent
-        compute(n_done * expert_s)
-        while n_done < n_used:
-            n_there = n_used - drive.n_left(step)
+        n_done = n_wanted - n_absent
+        compute(n_done * matrix_s)
+        while n_done < n_wanted:
+            n_there = n_wanted - drive.n_left(step)
             if n_there == n_done:
                 now_s += drive.run_to_next(machine.read_bytes_s)
             else:
                 n_done += 1
-                compute(expert_s)
-    read_s = sum(missing) * expert_bytes / machine.read_bytes_s / n_tokens
+                compute(matrix_s)
+    read_s = sum(missing) * matrix_bytes / machine.read_bytes_s / n_tokens
     return Bound(now_s / n_tokens, drive.idle_s / n_tokens, read_s, machine.token_s)
 
 

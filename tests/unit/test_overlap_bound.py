@@ -11,7 +11,7 @@ MACHINE = Machine(read_bytes_s=3.0, busy_read_bytes_s=2.0, token_s=10.0, layer_s
 
 
 def bound_of(missing: list[list[int]], known_ahead: int, machine: Machine = MACHINE, *, across: bool = False) -> Bound:
-    return bound(np.array(missing, np.int32), 6.0, 2, machine, known_ahead, across_tokens=across)
+    return bound(np.array(missing, np.int32), 6.0, 2, machine, known_ahead, across_tokens=across, n_parts=1)
 
 
 def test_nothing_missing_is_computing_alone() -> None:
@@ -47,3 +47,12 @@ def test_time_between_tokens_comes_before_their_first_layer() -> None:
     # Known 7 s before the second token begins its experts, and 12 bytes take 6 s beside computing.
     assert found.token_s == pytest.approx(12.0)
     assert bound_of([[0, 0], [2, 0]], 1, machine).token_s > found.token_s
+
+
+def test_a_matrix_is_multiplied_while_the_next_one_is_read() -> None:
+    # Of two halves of the missing expert, one is there after 2 s of computing (4 of 6 bytes). It takes 1 s, in which the
+    # last two bytes of the other come.
+    missing = np.array([[1, 0]], np.int32)
+    found = bound(missing, 6.0, 2, MACHINE, 0, across_tokens=False, n_parts=2)
+    assert found.token_s == pytest.approx(10.0)
+    assert found.idle_s == pytest.approx(1 + 1 + 5)
