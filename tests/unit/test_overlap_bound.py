@@ -50,8 +50,8 @@ def test_time_between_tokens_comes_before_their_first_layer() -> None:
 
 
 def test_a_matrix_is_multiplied_while_the_next_one_is_read() -> None:
-    # Of two halves of the missing expert, one is there after 2 s of computing (4 of 6 bytes). It takes 1 s, in which the
-    # last two bytes of the other come.
+    # Of two halves of the missing expert one is there after 2 s of computing, which read 4 of 6 bytes. It takes 1 s, in
+    # which the last two bytes of the other come.
     missing = np.array([[1, 0]], np.int32)
     found = bound(missing, 6.0, 2, MACHINE, 0, across_tokens=False, n_parts=2)
     assert found.token_s == pytest.approx(10.0)
