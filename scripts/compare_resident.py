@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from bench_child import load_stock
 
 import hobbit_py
+from hobbit_py.bench.decode import text_tokens
 from hobbit_py.cores import n_usable_cores
 
 if TYPE_CHECKING:
     import llama_cpp
 
-N_CTX = 512
-N_WARM = 3  # windows of N_CTX - 1 tokens, to have touched nearly every expert
+WARM_WINDOW, N_WARM = 511, 3  # tokens and windows, to have touched nearly every expert
 EXPERT_ROOM = 1.05  # of the file: a slot is somewhat larger than its expert
 
 
@@ -51,32 +51,33 @@ def show(name: str, stock_s: Sequence[float], hobbit_s: Sequence[float], n_token
 
 
 def compare(options: argparse.Namespace) -> None:
+    n_turn = options.prompt_tokens + options.decode
+    n_ctx = max(WARM_WINDOW, n_turn) + 1
     hobbit = hobbit_py.Llama(
         str(options.model),
         precision="exact",
         expert_memory=int(options.model.stat().st_size * EXPERT_ROOM),
-        n_ctx=N_CTX,
+        n_ctx=n_ctx,
         verbose=False,
     )
     stock = load_stock(
-        argparse.Namespace(model=str(options.model), batch=N_CTX, threads=n_usable_cores(), mmap=False), N_CTX
+        argparse.Namespace(model=str(options.model), batch=n_ctx, threads=n_usable_cores(), mmap=False), n_ctx
     )
-    tokens = hobbit.tokenize(options.prompt_file.read_bytes())
-    n_turn = options.prompt_tokens + options.decode
+    n_tokens = max(N_WARM * WARM_WINDOW, options.rounds * options.decode + options.prompt_tokens)
+    tokens = text_tokens(hobbit, options.prompt_file.read_text(encoding="utf-8"), n_tokens)
     for model in (hobbit, stock):
-        for window in range(N_WARM):
+        for first in range(0, N_WARM * WARM_WINDOW, WARM_WINDOW):
             model.reset()
-            first = window * (N_CTX - 1)
-            model.eval((tokens[first : first + N_CTX - 1] or tokens)[: N_CTX - 1])
+            model.eval(tokens[first : first + WARM_WINDOW])
     seconds: dict[str, list[tuple[float, float]]] = {"hobbit": [], "stock": []}
     for round_idx in range(options.rounds):
-        first = round_idx * options.decode % (len(tokens) - n_turn)
+        first = round_idx * options.decode
         prompt_end, end = first + options.prompt_tokens, first + n_turn
         turns = [("hobbit", hobbit), ("stock", stock)]
         for name, model in turns if round_idx % 2 else reversed(turns):
             seconds[name].append(take_turn(model, tokens[first:prompt_end], tokens[prompt_end:end]))
-    for idx, (name, n_tokens) in enumerate((("prompt", options.prompt_tokens), ("decode", options.decode))):
-        print(show(name, [s[idx] for s in seconds["stock"]], [s[idx] for s in seconds["hobbit"]], n_tokens))
+    for idx, (name, n_timed) in enumerate((("prompt", options.prompt_tokens), ("decode", options.decode))):
+        print(show(name, [s[idx] for s in seconds["stock"]], [s[idx] for s in seconds["hobbit"]], n_timed))
 
 
 def main() -> int:

@@ -23,13 +23,13 @@ import numpy.typing as npt
 from sizes import parse_numbers, parse_size
 
 from hobbit_py import HobbitError
-from hobbit_py.policies import EvictionPolicy, Preset, eviction_policy
+from hobbit_py.policies import Preset
 from hobbit_py.policies.presets import DEFAULT
-from hobbit_py.simulate import Trace, load_trace
-from hobbit_py.simulate.predictions import guesses_of
-from hobbit_py.simulate.replay import all_slots_bytes, make_replay, run_replay
+from hobbit_py.simulate import load_trace
+from hobbit_py.simulate.judge import replay_preset
 
-NOTHING_AHEAD = Preset("replay", eviction="lru")
+EXACT = Preset("exact", eviction=DEFAULT.eviction, eviction_parameters=DEFAULT.eviction_parameters)
+LRU = Preset("lru", eviction="lru")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def bound(
     known_ahead: int,
     *,
     across_tokens: bool,
-    n_parts: int = 3,
+    n_parts: int,
 ) -> Bound:
     """Of experts that are missing, [n_tokens, n_layers], known so many layers ahead; each of `n_parts` matrices."""
     n_tokens, n_layers = n_missing.shape
@@ -145,12 +145,6 @@ def bound(
     return Bound(now_s / n_tokens, drive.idle_s / n_tokens, read_s, machine.token_s)
 
 
-def count_missing(trace: Trace, capacity: float, eviction: EvictionPolicy) -> npt.NDArray[np.int32]:
-    """Experts that are not there when they are wanted, [n_tokens, n_layers]."""
-    replay = make_replay(trace, int(capacity * all_slots_bytes(trace)), eviction)
-    return run_replay(trace, replay, guesses_of(trace, NOTHING_AHEAD)).n_misses_hi
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", type=Path, help="of 'hobbit trace'")
@@ -171,10 +165,10 @@ def main() -> int:
         if not 0 <= args.skip < trace.n_tokens:
             parser.error(f"--skip is {args.skip}, expected less than the {trace.n_tokens} tokens of {args.trace}")
         expert_bytes = float(np.median(trace.hi_part_bytes.sum(axis=1)))
-        default = eviction_policy(DEFAULT.eviction, DEFAULT.eviction_parameters)
+        n_parts = int(np.count_nonzero(trace.hi_part_bytes, axis=1).max())
         print("capacity  known             token ms  reads ms  idle ms  token/max")
         for capacity in args.capacity:
-            missing = count_missing(trace, capacity / 100, default)[args.skip :]
+            missing = replay_preset(trace, EXACT, capacity / 100).n_misses_hi[args.skip :]
             for name, ahead, across in (
                 ("its own layer", 0, False),
                 ("1 layer ahead", 1, False),
@@ -182,10 +176,10 @@ def main() -> int:
                 ("the token", len(trace.layers), False),
                 ("2, across tokens", 2, True),
             ):
-                b = bound(missing, expert_bytes, trace.n_used, machine, ahead, across_tokens=across)
+                b = bound(missing, expert_bytes, trace.n_used, machine, ahead, across_tokens=across, n_parts=n_parts)
                 times = f"{b.token_s * 1e3:8.1f}  {b.read_s * 1e3:8.1f}  {b.idle_s * 1e3:7.1f}"
                 print(f"{capacity:7}%  {name:16}  {times}  {b.over_roofline:9.2f}")
-            lru = count_missing(trace, capacity / 100, eviction_policy("lru"))[args.skip :]
+            lru = replay_preset(trace, LRU, capacity / 100).n_misses_hi[args.skip :]
             lru_bytes = float(lru.sum(axis=1).mean()) * expert_bytes
             lru_ms = lru_bytes / machine.read_bytes_s * 1e3
             print(f"{capacity:7}%  LRU: {lru_bytes / 1e6:.1f} MB a token, {lru_ms:.1f} ms")

@@ -96,8 +96,8 @@ def measure(load: Callable[[int], llama_cpp.Llama], text: str, shape: RunShape) 
 
 
 def _measure_loaded(model: llama_cpp.Llama, load_s: float, text: str, shape: RunShape) -> Measurement:
-    text_tokens = _text_tokens(model, text, shape.n_prompt + shape.n_decode)
-    prompt = text_tokens[: shape.n_prompt]
+    tokens_of_text = text_tokens(model, text, shape.n_prompt + shape.n_decode)
+    prompt = tokens_of_text[: shape.n_prompt]
     _warm_up(model, text, shape)
     prompt_started = time.perf_counter()
     model.eval(prompt)
@@ -109,7 +109,7 @@ def _measure_loaded(model: llama_cpp.Llama, load_s: float, text: str, shape: Run
     storage_before, cpu_before = _storage_bytes(), _cpu_s()
     tokens, token_s = [token], []
     decode_started = time.perf_counter()
-    for idx, text_token in enumerate(text_tokens[shape.n_prompt :]):
+    for idx, text_token in enumerate(tokens_of_text[shape.n_prompt :]):
         token_started = time.perf_counter()
         model.eval([text_token])
         token = _next_token(model)
@@ -154,7 +154,7 @@ def _warm_up(model: llama_cpp.Llama, text: str, shape: RunShape) -> None:
             if n_bytes != last_bytes:
                 last_bytes, still_since = n_bytes, time.monotonic()
     for window in range(0, shape.n_warm, shape.n_ctx):
-        model.eval(_text_tokens(model, text, shape.n_warm)[window : window + shape.n_ctx])
+        model.eval(text_tokens(model, text, shape.n_warm)[window : window + shape.n_ctx])
         model.reset()
 
 
@@ -181,7 +181,8 @@ def _next_token(model: llama_cpp.Llama) -> int:
     return int(np.argmax(np.ctypeslib.as_array(logits, shape=(model.n_vocab(),))))
 
 
-def _text_tokens(model: llama_cpp.Llama, text: str, n_tokens: int) -> list[int]:
+def text_tokens(model: llama_cpp.Llama, text: str, n_tokens: int) -> list[int]:
+    """The first tokens of a text, which is repeated if it is too short. Raises UsageError for an empty one."""
     tokens: list[int] = model.tokenize(text.encode())
     if not tokens:
         raise UsageError("The text to measure with is empty; give a file with some text.")
